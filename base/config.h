@@ -1,0 +1,49 @@
+/*
+ * base/config.h: the runtime's options: what `farmem run` takes as flags, the preload takes as FARMEM_*
+ * variables, and both take from the file named by FARMEM_CONFIG (default: none). One table: config.c.
+ */
+#ifndef FM_BASE_CONFIG_H
+#define FM_BASE_CONFIG_H
+
+#include "base/options.h"
+
+enum config_on_full { ON_FULL_WAIT, ON_FULL_LOCAL, ON_FULL_KILL };
+enum config_evict { EVICT_AUTO, EVICT_MOVE, EVICT_WP };
+enum config_transport { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
+
+struct fm_config {
+	struct option_share local;   /* near budget; default 25% */
+	struct option_code code;     /* default 4+2 */
+	char nodes[2048];            /* "h1:7400,h2:7400"; empty: embedded */
+	uint32_t transport;          /* of embedded nodes: auto = shm */
+	uint64_t embedded_count;     /* embedded nodes; 0: k+m+1 */
+	uint64_t node_memory_bytes;  /* each embedded node's limit; 0: as much as the machine */
+	uint64_t region_bytes;       /* size of a region; default 64M, at most 4G */
+	uint64_t far_bytes;          /* most far memory (data bytes) to use; 0: no limit */
+	struct option_share retain;  /* far duplicates of near pages; default 100% (of the near budget) */
+	uint32_t on_full;
+	uint32_t evict;
+	uint64_t range_bytes;        /* address space for far-capable memory; default 256G */
+	uint64_t handlers;           /* fault handler threads per stripe; 0: automatic */
+	uint64_t stripes;            /* userfaultfds; 0: automatic */
+	uint64_t spin_ns;            /* how long a handler spins before it sleeps; default 20us */
+	uint64_t read_ahead;         /* most neighbours fetched with a span; 0: none; default 8 */
+	uint64_t fetch_deadline_ns;  /* default 200ms; then the read goes degraded */
+	uint64_t store_deadline_ns;  /* default 2s */
+	char dir[256];               /* run-time directory; empty: /run/farmem or $XDG_RUNTIME_DIR/farmem or /tmp/farmem-UID */
+	char log[256];               /* log file; empty: stderr */
+	uint32_t log_level;          /* enum log_level; default warn */
+};
+
+extern const struct option_spec config_specs[];
+extern const unsigned config_specs_count;
+/* Variables that are ours but no options: FARMEM_FAULTS, FARMEM_TREE, FARMEM_CONFIG, FARMEM_BIN. */
+extern const char *const config_other_variables[];
+
+/* Defaults, then the file, then the environment. 0 or -EINVAL. */
+int config_load(struct fm_config *config, struct option_error *error) FM_MUST_USE;
+/* What the table's types cannot say: near budget against the machine's memory, k+m against the node list,
+ * region size a power of two, duplicate nodes. 0 or -EINVAL. */
+int config_check(const struct fm_config *config, struct option_error *error) FM_MUST_USE;
+
+#endif

@@ -1,0 +1,51 @@
+/*
+ * base/fault_point.h: named places where tests make things fail.
+ *
+ *     if (FAULT_POINT("fabric.tcp.send"))
+ *             return -ECONNRESET;
+ *
+ * Costs one load of a global when nothing is armed. Armed by fault_arm() or by
+ *     FARMEM_FAULTS=name=N[+][,name=N...]     fires at the Nth passage; '+' : at every one from the Nth on.
+ * The sweep (tests/sweep) lists all points passed so far with fault_list().
+ */
+#ifndef FM_BASE_FAULT_POINT_H
+#define FM_BASE_FAULT_POINT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/compiler.h"
+
+#define FAULT_POINTS_MAX 256 /* different names in one program */
+
+struct fault_point {
+	const char *name;
+	_Atomic uint64_t passed_count;
+	_Atomic uint64_t fire_at; /* 0: not armed */
+	_Atomic bool persistent;
+	_Atomic uint32_t registered;
+};
+
+/* Non-zero while anything is armed or passages are being counted. */
+extern _Atomic uint32_t fault_points_on;
+
+bool fault_point_passed(struct fault_point *point);
+
+#define FAULT_POINT(point_name)                                                                    \
+	({                                                                                         \
+		static struct fault_point fm_point_ = {.name = (point_name)};                      \
+		fm_unlikely(__atomic_load_n(&fault_points_on, __ATOMIC_RELAXED)) &&                \
+			fault_point_passed(&fm_point_);                                            \
+	})
+
+/* Fires at the nth passage from now (1 = the next). 0 or -ENOENT when the name's table is full. */
+int fault_arm(const char *name, uint64_t nth, bool persistent);
+void fault_disarm_all(void);
+/* Starts counting passages of every point (so that fault_list knows them). */
+void fault_count_all(bool on);
+/* Fills names/counts of the points passed while counting; returns how many there are (may exceed max). */
+unsigned fault_list(const char **names, uint64_t *counts, unsigned max);
+/* Reads the FARMEM_FAULTS syntax. 0, or -EINVAL with nothing armed. */
+int fault_arm_from_text(const char *text) FM_MUST_USE;
+
+#endif

@@ -1,0 +1,60 @@
+/*
+ * farmem/mailbox.h: what runtime and agent say to each other over the agent socket (unix, SOCK_SEQPACKET).
+ *
+ * One message per packet, fixed size, host byte order (same machine, same build: `version` is checked).
+ * The tables themselves are in the catalog; messages only say "look". Either side may go away: EOF on the
+ * runtime's connection means its memory image is gone (exit, kill, exec): the agent releases its leases.
+ * SIGSTOP or a debugger closes nothing. EOF on the agent's side: the runtime goes on without new groups.
+ *
+ *   runtime -> agent   HELLO (catalog memfd attached by SCM_RIGHTS), WANT_GROUPS, NODE_SUSPECT, BYE
+ *   agent -> runtime   WELCOME, GROUPS (more groups than before, or none to be had: value = -errno), NODES (states changed)
+ *   farmem top -> agent   STATS: answered by text packets (JSON, at most MAILBOX_TEXT_MAX bytes each, an empty
+ *                         packet ends it); then the connection may ask again
+ */
+#ifndef FM_FARMEM_MAILBOX_H
+#define FM_FARMEM_MAILBOX_H
+
+#include <stdint.h>
+
+#define MAILBOX_VERSION 1u
+#define MAILBOX_TEXT_MAX 32768
+
+enum mailbox_kind {
+	MAILBOX_HELLO = 1,
+	MAILBOX_WELCOME,
+	MAILBOX_WANT_GROUPS,
+	MAILBOX_GROUPS,
+	MAILBOX_NODE_SUSPECT, /* value: node index */
+	MAILBOX_NODES,
+	MAILBOX_STATS,
+	MAILBOX_BYE,
+};
+
+struct mailbox_message {
+	uint32_t version;
+	uint32_t kind;
+	int64_t value;
+	/* HELLO only: the configuration as text lines "name=value\n" (base/config.h), NUL-terminated. */
+	char text[4096];
+};
+
+#define MAILBOX_HEAD_BYTES 16 /* a message without text may be sent as just this */
+
+/*
+ * Where things are: <dir>/<tree>/agent.sock, agent.log, node-N/{ctl.sock,data.sock}.
+ * dir: config.dir or its default; tree: FARMEM_TREE, set by `farmem run` or by the preload's constructor.
+ * All return 0 or -ENAMETOOLONG/-errno; directories are made with mode 0700.
+ */
+int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned size);
+/*
+ * Connects to the tree's agent, starting one (program farmem-agent, found beside this library, in
+ * ../libexec/farmem, or by FARMEM_BIN) under a lock when there is none. Called on a runtime thread: no malloc;
+ * the agent is double-forked with its own session, no inherited descriptors, no SIGCHLD to the program.
+ * Returns the socket or -errno.
+ */
+int mailbox_connect(const char *dir, const char *tree, uint64_t deadline_ns);
+int mailbox_send(int socket, const struct mailbox_message *message, int fd_or_minus_1);
+/* 0, -EAGAIN (nothing there), -ECONNRESET (EOF), -EPROTO. *fd: a descriptor that came along, or -1. */
+int mailbox_receive(int socket, struct mailbox_message *message, int *fd);
+
+#endif

@@ -11,12 +11,14 @@
 #ifndef FM_BASE_FAULT_POINT_H
 #define FM_BASE_FAULT_POINT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/compiler.h"
 
 #define FAULT_POINTS_MAX 256 /* different names in one program */
+#define FAULT_NAME_MAX 64    /* bytes of a name, with its NUL */
 
 struct fault_point {
 	const char *name;
@@ -34,13 +36,15 @@ bool fault_point_passed(struct fault_point *point);
 #define FAULT_POINT(point_name)                                                                    \
 	({                                                                                         \
 		static struct fault_point fm_point_ = {.name = (point_name)};                      \
-		fm_unlikely(__atomic_load_n(&fault_points_on, __ATOMIC_RELAXED)) &&                \
+		fm_unlikely(atomic_load_explicit(&fault_points_on, memory_order_relaxed)) &&       \
 			fault_point_passed(&fm_point_);                                            \
 	})
 
-/* Fires at the nth passage from now (1 = the next). 0 or -ENOENT when the name's table is full. */
+/* Fires at the nth passage from now (1 = the next). 0, -ENOENT when the name's table is full, or -EINVAL. */
 int fault_arm(const char *name, uint64_t nth, bool persistent);
 void fault_disarm_all(void);
+/* How often any point has fired since the last fault_disarm_all(): a sweep ends when this stays 0. */
+uint64_t fault_fired_count(void);
 /* Starts counting passages of every point (so that fault_list knows them). */
 void fault_count_all(bool on);
 /* Fills names/counts of the points passed while counting; returns how many there are (may exceed max). */

@@ -16,6 +16,7 @@
 #ifndef FM_FARMEM_CATALOG_H
 #define FM_FARMEM_CATALOG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -157,6 +158,6 @@ void catalog_close(struct catalog *catalog);
 uint32_t catalog_record_stride(unsigned k, unsigned m);
 
 #define catalog_count(catalog_, field_, n_)                                                        \
-	__atomic_fetch_add(&(catalog_)->stats->field_, (uint64_t)(n_), __ATOMIC_RELAXED)
+	atomic_fetch_add_explicit(&(catalog_)->stats->field_, (uint64_t)(n_), memory_order_relaxed)
 
 #endif

@@ -35,6 +35,12 @@ struct fm_config {
 	uint32_t log_level;          /* enum log_level; default warn */
 };
 
+#define CONFIG_NODES_MAX 256           /* in the list; == CATALOG_NODES_MAX */
+#define CONFIG_REGION_BYTES_MIN (1ull << 20)
+#define CONFIG_REGION_BYTES_MAX (4ull << 30)
+#define CONFIG_RANGE_BYTES_MIN (64ull << 20)
+#define CONFIG_LOCAL_BYTES_MIN (1ull << 20)
+
 extern const struct option_spec config_specs[];
 extern const unsigned config_specs_count;
 /* Variables that are ours but no options: FARMEM_FAULTS, FARMEM_TREE, FARMEM_CONFIG, FARMEM_BIN. */
@@ -45,5 +51,15 @@ int config_load(struct fm_config *config, struct option_error *error) FM_MUST_US
 /* What the table's types cannot say: near budget against the machine's memory, k+m against the node list,
  * region size a power of two, duplicate nodes. 0 or -EINVAL. */
 int config_check(const struct fm_config *config, struct option_error *error) FM_MUST_USE;
+
+/* One entry of a node list. */
+struct config_node {
+	char host[256];  /* without the brackets of "[::1]:7400" */
+	uint16_t port;   /* 1..65535 */
+	char name[280];  /* as written */
+};
+
+/* Reads the entry at *list and moves *list behind it. 1 read, 0 end of the list, -EINVAL with the error. */
+int config_next_node(const char **list, struct config_node *node, struct option_error *error) FM_MUST_USE;
 
 #endif

@@ -17,6 +17,8 @@ enum log_level log_level(void);
 void log_set_program(const char *name);
 /* Lines go to the file from now on (append, close-on-exec). 0 or -errno. NULL: stderr. */
 int log_open(const char *path) FM_MUST_USE;
+/* Where lines go at the moment; stays the log's. */
+int log_descriptor(void);
 void log_print(enum log_level level, const char *format, ...) FM_PRINTF(2, 3);
 
 #define log_error(...) log_print(LOG_ERROR, __VA_ARGS__)

@@ -32,6 +32,9 @@ struct option_share {
 	uint32_t permille; /* 250 for 25 %; 0: `bytes` counts */
 };
 
+#define OPTION_CODE_K_MAX 16 /* == EC_K_MAX */
+#define OPTION_CODE_M_MAX 4  /* == EC_M_MAX */
+
 struct option_code {
 	uint32_t k; /* 1..16 */
 	uint32_t m; /* 0..4 */

@@ -30,7 +30,7 @@ void log_print(enum log_level level, const char *format, ...) FM_PRINTF(2, 3);
 #define log_ratelimited(level, ...)                                                                \
 	do {                                                                                       \
 		static struct log_limit fm_limit_;                                                 \
-		if (log_limit_pass(&fm_limit_))                                                    \
+		if ((level) <= log_level() && log_limit_pass(&fm_limit_))                         \
 			log_print(level, __VA_ARGS__);                                             \
 	} while (0)
 

@@ -1,0 +1,210 @@
+/*
+ * farmem/record.c: see record.h for layout, states and invariants.
+ */
+#include "farmem/record.h"
+
+#include "base/assert.h"
+#include "farmem/slot.h"
+
+#define RECORD_SLOT_BITS 20u
+
+static uint64_t record_pack(enum record_state state, uint32_t group, uint32_t live, uint64_t gen)
+{
+	return ((uint64_t)state << RECORD_STATE_SHIFT) | ((uint64_t)group << RECORD_GROUP_SHIFT) |
+		((uint64_t)live << RECORD_LIVE_SHIFT) | ((gen & 0xffff) << RECORD_GEN_SHIFT);
+}
+
+static uint64_t record_turned(uint64_t hdr, enum record_state state)
+{
+	return (hdr & ~(15ull << RECORD_STATE_SHIFT)) | ((uint64_t)state << RECORD_STATE_SHIFT);
+}
+
+/* Two 20-bit numbers share five bytes. */
+static uint8_t *record_slot_bytes(struct record r, unsigned pos)
+{
+	return r.bytes + 8 + 4u * r.k + 4u * r.n + (pos / 2) * 5;
+}
+
+uint32_t record_slot(struct record r, unsigned pos)
+{
+	const uint8_t *b = record_slot_bytes(r, pos);
+	if (pos % 2 == 0)
+		return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)(b[2] & 15) << 16;
+	return (uint32_t)(b[2] >> 4) | (uint32_t)b[3] << 4 | (uint32_t)b[4] << 12;
+}
+
+void record_set_slot(struct record r, unsigned pos, uint32_t slot)
+{
+	uint8_t *b = record_slot_bytes(r, pos);
+	FM_ASSERT_LT(slot, 1u << RECORD_SLOT_BITS);
+	if (pos % 2 == 0) {
+		b[0] = (uint8_t)slot;
+		b[1] = (uint8_t)(slot >> 8);
+		b[2] = (uint8_t)((b[2] & 0xf0) | (slot >> 16));
+		return;
+	}
+	b[2] = (uint8_t)((b[2] & 15) | (slot << 4));
+	b[3] = (uint8_t)(slot >> 4);
+	b[4] = (uint8_t)(slot >> 12);
+}
+
+struct ssid record_alloc(struct core *core)
+{
+	struct reclaim *rc = &core->reclaim;
+	struct ssid id = ssid_none();
+	pthread_mutex_lock(&rc->lock);
+	if (rc->free_count > 0)
+		id.v = rc->free_ssids[--rc->free_count];
+	else if (rc->fresh < core->catalog.header->records_max)
+		id.v = rc->fresh++;
+	pthread_mutex_unlock(&rc->lock);
+	if (ssid_is_none(id))
+		return id;
+	struct record r = record_at(core, id);
+	uint64_t hdr = record_load(r);
+	FM_ASSERT_EQ(record_hdr_state(hdr), RECORD_FREE);
+	atomic_store_explicit(record_hdr(r), record_pack(RECORD_FILLING, 0, 0, hdr + 1),
+		memory_order_release);
+	return id;
+}
+
+static void record_free_locked(struct core *core, struct ssid id)
+{
+	struct record r = record_at(core, id);
+	uint64_t hdr = record_load(r);
+	atomic_store_explicit(
+		record_hdr(r), record_pack(RECORD_FREE, 0, 0, hdr), memory_order_release);
+	core->reclaim.free_ssids[core->reclaim.free_count++] = id.v;
+}
+
+void record_abandon(struct core *core, struct ssid id)
+{
+	FM_ASSERT_EQ(record_hdr_state(record_load(record_at(core, id))), RECORD_FILLING);
+	pthread_mutex_lock(&core->reclaim.lock);
+	record_free_locked(core, id);
+	pthread_mutex_unlock(&core->reclaim.lock);
+}
+
+void record_publish(struct core *core, struct ssid id, uint32_t group, uint32_t live)
+{
+	struct record r = record_at(core, id);
+	uint64_t hdr = record_load(r);
+	FM_ASSERT_EQ(record_hdr_state(hdr), RECORD_FILLING);
+	FM_ASSERT_NE(live, 0);
+	atomic_store_explicit(
+		record_hdr(r), record_pack(RECORD_STABLE, group, live, hdr), memory_order_release);
+}
+
+void record_clear_live(struct core *core, struct ssid id, unsigned pos)
+{
+	struct record r = record_at(core, id);
+	uint64_t bit = 1ull << (RECORD_LIVE_SHIFT + pos);
+	uint64_t before =
+		atomic_fetch_and_explicit(record_hdr(r), ~bit, memory_order_acq_rel);
+	FM_ASSERT(record_hdr_state(before) == RECORD_STABLE ||
+		record_hdr_state(before) == RECORD_CLAIMED);
+	FM_ASSERT((before & bit) != 0); /* R2: cleared once, by its owner */
+	/* A full ring loses nothing: repack's sweep finds dead records too. */
+	if (record_hdr_live(before & ~bit) == 0 && record_hdr_state(before) == RECORD_STABLE)
+		(void)ring_push(&core->reclaim.dead, id.v);
+}
+
+bool record_claim(struct core *core, struct ssid id)
+{
+	struct record r = record_at(core, id);
+	uint64_t hdr = record_load(r);
+	while (record_hdr_state(hdr) == RECORD_STABLE)
+		if (atomic_compare_exchange_weak_explicit(record_hdr(r), &hdr,
+			    record_turned(hdr, RECORD_CLAIMED), memory_order_acq_rel,
+			    memory_order_acquire))
+			return true;
+	return false;
+}
+
+void record_unclaim(struct core *core, struct ssid id)
+{
+	struct record r = record_at(core, id);
+	uint64_t hdr = record_load(r);
+	FM_ASSERT_EQ(record_hdr_state(hdr), RECORD_CLAIMED);
+	while (!atomic_compare_exchange_weak_explicit(record_hdr(r), &hdr,
+		record_turned(hdr, RECORD_STABLE), memory_order_acq_rel, memory_order_acquire))
+		;
+	/* Its last reference may have gone while it was claimed. */
+	if (record_hdr_live(hdr) == 0)
+		(void)ring_push(&core->reclaim.dead, id.v);
+}
+
+bool record_retire(struct core *core, struct ssid id)
+{
+	struct reclaim *rc = &core->reclaim;
+	struct record r = record_at(core, id);
+	uint64_t hdr = record_load(r);
+	bool room;
+	FM_ASSERT_EQ(record_hdr_state(hdr), RECORD_CLAIMED);
+	FM_ASSERT_EQ(record_hdr_live(hdr), 0); /* R3 */
+	pthread_mutex_lock(&rc->lock);
+	room = rc->limbo_tail - rc->limbo_head < CORE_LIMBO_MAX;
+	if (room) {
+		atomic_store_explicit(record_hdr(r), record_turned(hdr, RECORD_LIMBO),
+			memory_order_release);
+		rc->limbo[rc->limbo_tail++ % CORE_LIMBO_MAX] =
+			(struct limbo_entry){epoch_stamp(core), id};
+	}
+	pthread_mutex_unlock(&rc->lock);
+	return room;
+}
+
+static void record_give_slots(struct core *core, struct ssid id)
+{
+	struct record r = record_at(core, id);
+	uint32_t group = record_hdr_group(record_load(r));
+	const struct catalog_group *g = &core->catalog.groups[group];
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+		slot_give(core, group_id_make(group), pos, record_slot(r, pos));
+}
+
+/* The oldest record in the limbo if its grace period is over, else none. */
+static struct ssid record_limbo_pop(struct core *core)
+{
+	struct reclaim *rc = &core->reclaim;
+	struct ssid id = ssid_none();
+	pthread_mutex_lock(&rc->lock);
+	if (rc->limbo_head != rc->limbo_tail) {
+		struct limbo_entry *e = &rc->limbo[rc->limbo_head % CORE_LIMBO_MAX];
+		if (epoch_passed(core, e->stamp)) {
+			id = e->ssid;
+			rc->limbo_head++;
+		}
+	}
+	pthread_mutex_unlock(&rc->lock);
+	return id;
+}
+
+unsigned record_reclaim(struct core *core)
+{
+	uint64_t dead;
+	unsigned freed = 0;
+	struct ssid id;
+	while (ring_pop(&core->reclaim.dead, &dead)) {
+		id = ssid_make(dead);
+		if (!record_claim(core, id))
+			continue;
+		/* A record may be queued twice (freed and used again between): judge it as it is now. */
+		bool live = record_hdr_live(record_load(record_at(core, id))) != 0;
+		if (!live && record_retire(core, id))
+			continue;
+		record_unclaim(core, id); /* queues it again if it is dead */
+		if (!live)
+			break; /* limbo full */
+	}
+	while (!ssid_is_none(id = record_limbo_pop(core))) {
+		record_give_slots(core, id);
+		pthread_mutex_lock(&core->reclaim.lock);
+		record_free_locked(core, id);
+		pthread_mutex_unlock(&core->reclaim.lock);
+		freed++;
+	}
+	if (freed > 0)
+		catalog_count(&core->catalog, freed_spansets, freed);
+	return freed;
+}

@@ -1,0 +1,209 @@
+/*
+ * farmem/repack.c: reclaiming far space without offload: sparse spansets become dense ones (DESIGN section 7, Repack).
+ *
+ * Runs on the evictor's thread, between batches. The live spans of claimed sparse spansets are read (checked like
+ * every fetch), stored as one new batch, and their words are switched FAR(old) -> FAR(new) by CAS; a span that is
+ * fetched or freed meanwhile is one more hole in the new spanset. The old records go when their last reference has.
+ *
+ * The bound: a spanset is rewritten once at most half its positions are live and dead space is more than
+ * REPACK_DEAD_SHARE of what is used, so far space stays below about twice the live bytes (times (k+m)/k).
+ */
+#include "farmem/stripe.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "farmem/record.h"
+
+#define REPACK_SETS_MAX 64u
+#define REPACK_SCAN 4096u          /* records looked at per round */
+#define REPACK_DEAD_NUMERATOR 3    /* dead > 3/10 of used: worth it */
+#define REPACK_DEAD_DENOMINATOR 10
+#define REPACK_MIN_DEAD_PAGES 2048 /* 8 MiB: below that nobody gains */
+#define REPACK_READ_NS (5 * NS_PER_S)
+
+struct repack_span {
+	struct ssid ssid;
+	uint32_t pos;
+	uint32_t page;
+	struct spanset_fetch *fetch;
+};
+
+struct repack_job {
+	struct ssid sets[REPACK_SETS_MAX];
+	unsigned set_count;
+	struct repack_span spans[SPANSET_BATCH_PAGES];
+	unsigned span_count;
+};
+
+static bool repack_names(const struct stripe *st, uint32_t page, struct ssid ssid, uint32_t pos, struct span_word *w)
+{
+	*w = span_load(st->core->catalog.words, (struct page_id){page});
+	return span_state(*w) == SPAN_FAR && span_ssid(*w) == ssid.v && span_pos(*w) == pos;
+}
+
+/* A near duplicate is not worth carrying over: forget it. */
+static bool repack_drop_duplicate(struct stripe *st, uint32_t page, struct ssid ssid, uint32_t pos)
+{
+	struct page_id id = {page};
+	struct span_word w = span_load(st->core->catalog.words, id);
+	if (span_state(w) != SPAN_NEAR || !(span_flags(w) & SPAN_HAS_FAR) ||
+		span_ssid(w) != ssid.v || span_pos(w) != pos)
+		return false;
+	struct span_word plain = span_at(span_turned(w, SPAN_NEAR, span_flags(w) & ~SPAN_HAS_FAR), 0, 0);
+	if (!span_swap(st->core->catalog.words, id, w, plain))
+		return false;
+	atomic_fetch_sub_explicit(&st->core->budget.retained_pages, 1, memory_order_relaxed);
+	record_clear_live(st->core, ssid, pos);
+	return true;
+}
+
+static bool repack_page_known(const struct stripe *st, uint32_t page)
+{
+	return page < st->core->catalog.header->range_pages;
+}
+
+unsigned repack_drop_retained(struct stripe *st, unsigned most)
+{
+	uint32_t end = atomic_load_explicit(&st->pages_end, memory_order_acquire);
+	unsigned dropped = 0;
+	if (atomic_load(&st->core->budget.retained_pages) <= 0)
+		return 0;
+	for (uint32_t page = 0; page < end && dropped < most; page++) {
+		struct span_word w = span_load(st->core->catalog.words, (struct page_id){page});
+		if (span_state(w) == SPAN_NEAR && (span_flags(w) & SPAN_HAS_FAR))
+			dropped += repack_drop_duplicate(st, page, ssid_make(span_ssid(w)), span_pos(w));
+	}
+	return dropped;
+}
+
+/* Claims the record if it is sparse enough, and lists its only copies. False: left alone. */
+static bool repack_consider(struct stripe *st, struct repack_job *job, struct ssid id)
+{
+	struct record r = record_at(st->core, id);
+	uint64_t hdr = record_load(r);
+	if (record_hdr_state(hdr) != RECORD_STABLE)
+		return false;
+	unsigned k = st->core->catalog.groups[record_hdr_group(hdr)].k;
+	unsigned live = (unsigned)__builtin_popcount(record_hdr_live(hdr));
+	bool narrow = k < st->core->catalog.header->code_k; /* into wider groups when there are any */
+	if ((2 * live > k && !(narrow && live < k)) || job->span_count + live > SPANSET_BATCH_PAGES)
+		return false;
+	if (!record_claim(st->core, id))
+		return false;
+	for (unsigned pos = 0; pos < k; pos++) {
+		uint32_t page = record_owner(r, pos);
+		struct span_word w;
+		if (!(record_hdr_live(hdr) & (1u << pos)) || !repack_page_known(st, page))
+			continue;
+		if (repack_names(st, page, id, pos, &w))
+			job->spans[job->span_count++] = (struct repack_span){id, pos, page, NULL};
+		else
+			(void)repack_drop_duplicate(st, page, id, pos);
+	}
+	job->sets[job->set_count++] = id;
+	return true;
+}
+
+static void repack_gather(struct stripe *st, struct repack_job *job)
+{
+	uint32_t end = __atomic_load_n(&st->core->reclaim.fresh, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < REPACK_SCAN && i < end; i++) {
+		if (st->repack_at >= end)
+			st->repack_at = 0;
+		(void)repack_consider(st, job, ssid_make(st->repack_at++));
+		if (job->set_count == REPACK_SETS_MAX || job->span_count == SPANSET_BATCH_PAGES)
+			break;
+	}
+}
+
+/* Reads all listed spans. Those that cannot be had are dropped from the list: their sets just stay. */
+static void repack_read(struct stripe *st, struct repack_job *job)
+{
+	uint64_t deadline = clock_now_ns() + REPACK_READ_NS;
+	unsigned waiting = 0, kept = 0;
+	for (unsigned i = 0; i < job->span_count; i++) {
+		struct repack_span *s = &job->spans[i];
+		s->fetch = spanset_fetch_begin(st->io, s->page, s->ssid, s->pos);
+		FM_ASSERT(s->fetch != NULL);
+		waiting++;
+	}
+	spanset_fetch_submit(st->io);
+	/* Everything begun must end: a fetch is bounded by its own rules. */
+	while (waiting > 0)
+		if (spanset_fetch_poll(st->io, deadline) != NULL)
+			waiting--;
+		else
+			deadline = clock_now_ns() + REPACK_READ_NS;
+	for (unsigned i = 0; i < job->span_count; i++) {
+		if (job->spans[i].fetch->status == 0)
+			job->spans[kept++] = job->spans[i];
+		else
+			spanset_fetch_end(st->io, job->spans[i].fetch);
+	}
+	job->span_count = kept;
+}
+
+static bool repack_write(struct stripe *st, struct repack_job *job, struct spanset_item *items)
+{
+	for (unsigned i = 0; i < job->span_count; i++)
+		items[i] = (struct spanset_item){
+			.page = job->spans[i].page, .bytes = job->spans[i].fetch->bytes};
+	return job->span_count > 0 && spanset_store(st->io, items, job->span_count) == 0;
+}
+
+static void repack_switch(struct stripe *st, const struct repack_job *job, const struct spanset_item *items)
+{
+	_Atomic uint64_t *words = st->core->catalog.words;
+	for (unsigned i = 0; i < job->span_count; i++) {
+		const struct repack_span *s = &job->spans[i];
+		struct span_word w;
+		struct page_id id = {s->page};
+		if (repack_names(st, s->page, s->ssid, s->pos, &w) &&
+			span_swap(words, id, w, span_at(w, items[i].ssid.v, items[i].pos)))
+			record_clear_live(st->core, s->ssid, s->pos);
+		else
+			record_clear_live(st->core, items[i].ssid, items[i].pos);
+	}
+}
+
+static bool repack_worth_it(const struct stripe *st, bool urgent)
+{
+	struct core *core = st->core;
+	const struct catalog_header *h = core->catalog.header;
+	uint64_t used = atomic_load(&core->catalog.stats->slots_used_bytes) / FM_PAGE_SIZE;
+	uint64_t data = used * h->code_k / (h->code_k + h->code_m);
+	int64_t live = atomic_load(&core->budget.far_pages) + atomic_load(&core->budget.retained_pages);
+	int64_t dead = (int64_t)data - live;
+	atomic_store_explicit(&core->catalog.stats->dead_bytes,
+		dead > 0 ? (uint64_t)dead * FM_PAGE_SIZE : 0, memory_order_relaxed);
+	if (urgent)
+		return dead > 0;
+	return dead > REPACK_MIN_DEAD_PAGES &&
+		dead * REPACK_DEAD_DENOMINATOR > (int64_t)data * REPACK_DEAD_NUMERATOR;
+}
+
+unsigned repack_round(struct stripe *st, bool urgent)
+{
+	struct repack_job job = {.set_count = 0};
+	struct spanset_item items[SPANSET_BATCH_PAGES];
+	unsigned freed = 0;
+	if (!repack_worth_it(st, urgent))
+		return 0;
+	repack_gather(st, &job);
+	if (job.set_count == 0)
+		return 0;
+	repack_read(st, &job);
+	if (repack_write(st, &job, items))
+		repack_switch(st, &job, items);
+	for (unsigned i = 0; i < job.span_count; i++)
+		spanset_fetch_end(st->io, job.spans[i].fetch);
+	for (unsigned i = 0; i < job.set_count; i++) {
+		bool dead = record_hdr_live(record_load(record_at(st->core, job.sets[i]))) == 0;
+		freed += dead;
+		record_unclaim(st->core, job.sets[i]); /* a dead one is queued to be freed */
+	}
+	catalog_count(&st->core->catalog, repacked_spansets, job.set_count);
+	return freed + record_reclaim(st->core);
+}

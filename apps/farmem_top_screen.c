@@ -1,0 +1,241 @@
+/*
+ * apps/farmem_top_screen.c: a sample as lines of text: one block per process, its memory nodes
+ * below.
+ *
+ * Rates come from two samples of the same process. A field the agent did not send shows as 0.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "apps/farmem_top.h"
+#include "base/clock.h"
+#include "base/options.h"
+
+#define BAR_WIDTH 24
+
+#define BOLD "\033[1m"
+#define RED "\033[31m"
+#define YELLOW "\033[33m"
+#define PLAIN "\033[0m"
+
+struct view {
+	FILE *out;
+	bool colour;
+	const cJSON *now, *before; /* one process; before may be NULL */
+	double seconds;            /* between the two */
+};
+
+/* "fault_ns.p50" or "near_bytes"; 0 when it is not there. */
+static double number(const cJSON *process, const char *name, const char *part)
+{
+	const cJSON *item = cJSON_GetObjectItemCaseSensitive(process, name);
+
+	if (part)
+		item = cJSON_GetObjectItemCaseSensitive(item, part);
+	return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+static const char *string(const cJSON *object, const char *name)
+{
+	const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+
+	return cJSON_IsString(item) ? item->valuestring : "?";
+}
+
+static double gauge(const struct view *view, const char *name)
+{
+	return number(view->now, name, NULL);
+}
+
+static double rate(const struct view *view, const char *name)
+{
+	double grown;
+
+	if (!view->before || view->seconds <= 0)
+		return 0;
+	grown = number(view->now, name, NULL) - number(view->before, name, NULL);
+	return grown > 0 ? grown / view->seconds : 0;
+}
+
+static const char *bytes(double value, char text[32])
+{
+	return format_bytes(value > 0 ? (uint64_t)value : 0, text, 32);
+}
+
+static void paint(const struct view *view, const char *code)
+{
+	if (view->colour)
+		fputs(code, view->out);
+}
+
+static void bar(const struct view *view, double share)
+{
+	int filled = (int)(share * BAR_WIDTH + 0.5);
+
+	filled = FM_MAX(0, FM_MIN(filled, BAR_WIDTH));
+	fprintf(view->out, "[%.*s%.*s]", filled, "########################", BAR_WIDTH - filled,
+		"........................");
+}
+
+/* "4+2 x14", "3+2 x2": what the far bytes are coded with, narrower codes in yellow. */
+static void render_codes(const struct view *view)
+{
+	const cJSON *groups = cJSON_GetObjectItemCaseSensitive(view->now, "groups"), *group;
+	int wished_k = (int)gauge(view, "code_k"), wished_m = (int)gauge(view, "code_m");
+	bool any = false;
+
+	cJSON_ArrayForEach(group, groups)
+	{
+		int k = (int)number(group, "k", NULL), m = (int)number(group, "m", NULL);
+		bool narrow = wished_k && (k < wished_k || m < wished_m);
+
+		paint(view, narrow ? YELLOW : "");
+		fprintf(view->out, "%s%d+%d x%d %s%s", any ? ", " : "", k, m,
+			(int)number(group, "count", NULL), string(group, "state"),
+			narrow ? " (NARROWER than asked for)" : "");
+		paint(view, narrow ? PLAIN : "");
+		any = true;
+	}
+	if (!any)
+		fprintf(view->out, "none yet");
+}
+
+static void render_memory(const struct view *view)
+{
+	double near = gauge(view, "near_bytes") + gauge(view, "staging_bytes");
+	double budget = gauge(view, "budget_bytes"), far = gauge(view, "far_bytes");
+	double used = gauge(view, "slots_used_bytes"), dead = gauge(view, "dead_bytes");
+	char a[32], b[32], c[32], d[32];
+
+	fprintf(view->out, "  near     ");
+	bar(view, budget > 0 ? near / budget : 0);
+	fprintf(view->out, " %s of %s; staging %s, not registered %s, pinned %s\n", bytes(near, a),
+		budget > 0 ? bytes(budget, b) : "?", bytes(gauge(view, "staging_bytes"), c),
+		bytes(gauge(view, "fresh_bytes"), d),
+		bytes(gauge(view, "pinned_bytes"), (char[32]){0}));
+	fprintf(view->out, "  far      ");
+	bar(view, near + far > 0 ? far / (near + far) : 0);
+	fprintf(view->out, " %s far only, retained %s, dead %s (%.1f %% of the slots)\n",
+		bytes(far, a), bytes(gauge(view, "retained_bytes"), b), bytes(dead, c),
+		used > 0 ? 100 * dead / used : 0);
+}
+
+static void render_rates(const struct view *view)
+{
+	double ahead = rate(view, "read_ahead"), hits = rate(view, "read_ahead_hits");
+
+	fprintf(view->out,
+		"  faults   %.0f/s: %.0f fetched, %.0f rescued, %.0f joined, %.0f zero; read-ahead "
+		"%.0f/s, "
+		"%.0f %% used\n",
+		rate(view, "faults"), rate(view, "faults_fetched"), rate(view, "faults_rescued"),
+		rate(view, "faults_joined"), rate(view, "faults_zero"), ahead,
+		ahead > 0 ? 100 * hits / ahead : 0);
+	fprintf(view->out,
+		"  swap-in  %.0f us p50, %.0f us p99, the network alone %.0f / %.0f (since the "
+		"start)\n",
+		number(view->now, "fault_ns", "p50") / 1e3,
+		number(view->now, "fault_ns", "p99") / 1e3,
+		number(view->now, "fetch_ns", "p50") / 1e3,
+		number(view->now, "fetch_ns", "p99") / 1e3);
+	fprintf(view->out,
+		"  swap-out %.1f MB/s, clean evictions %.0f/s, first touches held back %.1f %% of "
+		"the "
+		"time\n",
+		rate(view, "swap_out_pages") * FM_PAGE_SIZE / 1e6, rate(view, "clean_evictions"),
+		rate(view, "stall_ns") / 1e7);
+}
+
+static void render_trouble(const struct view *view)
+{
+	double lost = gauge(view, "lost_pages"), degraded = rate(view, "degraded_reads");
+
+	fprintf(view->out, "  trouble  ");
+	paint(view, degraded > 0 ? YELLOW : "");
+	fprintf(view->out, "degraded reads %.0f/s (%.0f in all)", degraded,
+		gauge(view, "degraded_reads"));
+	paint(view, degraded > 0 ? PLAIN : "");
+	fprintf(view->out, ", bad checksums %.0f, late reads %.0f, failed stores %.0f, ",
+		gauge(view, "crc_mismatches"), gauge(view, "fetch_timeouts"),
+		gauge(view, "store_failures"));
+	paint(view, lost > 0 ? RED : "");
+	fprintf(view->out, "LOST pages %.0f\n", lost);
+	paint(view, lost > 0 ? PLAIN : "");
+}
+
+static void render_nodes(const struct view *view)
+{
+	const cJSON *nodes = cJSON_GetObjectItemCaseSensitive(view->now, "nodes"), *node;
+	char lent[32], has[32];
+
+	cJSON_ArrayForEach(node, nodes)
+	{
+		const char *state = string(node, "state");
+		bool up = strcasecmp(state, "up") == 0;
+
+		fprintf(view->out, "  node     %-24s ", string(node, "name"));
+		paint(view, up ? "" : RED);
+		fprintf(view->out, "%-8s", state);
+		paint(view, up ? "" : PLAIN);
+		fprintf(view->out, " lends %s of %s, answers in %.0f us\n",
+			bytes(number(node, "leased_bytes", NULL), lent),
+			bytes(number(node, "memory_bytes", NULL), has),
+			number(node, "rtt_ns", NULL) / 1e3);
+	}
+}
+
+static void render_process(const struct view *view)
+{
+	paint(view, BOLD);
+	fprintf(view->out, "%.0f %s", gauge(view, "pid"), string(view->now, "command"));
+	paint(view, PLAIN);
+	fprintf(view->out, "  (tree %s)  code ", string(view->now, "tree"));
+	render_codes(view);
+	fputc('\n', view->out);
+	render_memory(view);
+	render_rates(view);
+	render_trouble(view);
+	render_nodes(view);
+}
+
+/* The same process in an older sample: same pid and start. */
+static const cJSON *find_before(const struct top_sample *before, const cJSON *process)
+{
+	const cJSON *other;
+
+	if (!before)
+		return NULL;
+	cJSON_ArrayForEach(other,
+		before->processes) if (number(other, "pid", NULL) == number(process, "pid", NULL) &&
+				       number(other, "started_ns", NULL) ==
+					       number(process, "started_ns", NULL)) return other;
+	return NULL;
+}
+
+void top_render(
+	FILE *out, const struct top_sample *now, const struct top_sample *before, bool colour)
+{
+	struct view view = {.out = out, .colour = colour};
+	const cJSON *process;
+	time_t seconds = time(NULL);
+	struct tm local;
+	char clock[16];
+
+	localtime_r(&seconds, &local);
+	strftime(clock, sizeof(clock), "%H:%M:%S", &local);
+	fprintf(out, "farmem top  %s  %d processes, %u agents\n", clock,
+		cJSON_GetArraySize(now->processes), now->agents);
+	if (now->silent)
+		fprintf(out, "%u agents gave no answer\n", now->silent);
+	if (cJSON_GetArraySize(now->processes) == 0)
+		fprintf(out, "\nno process uses far memory (a heap that fits its budget starts no "
+			     "agent)\n");
+	cJSON_ArrayForEach(process, now->processes)
+	{
+		view.now = process;
+		view.before = find_before(before, process);
+		view.seconds = before ? (double)(now->taken_ns - before->taken_ns) / NS_PER_S : 0;
+		fputc('\n', out);
+		render_process(&view);
+	}
+}

@@ -7,14 +7,13 @@
 #include "base/config.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
 
-#include "base/assert.h"
+#include "base/options_table.h"
 
 #define AT(field) offsetof(struct fm_config, field)
 #define ROOM(field) sizeof(((struct fm_config *)0)->field)
@@ -88,17 +87,6 @@ const unsigned config_specs_count = FM_ARRAY_COUNT(config_specs);
 const char *const config_other_variables[] = {
 	"FARMEM_FAULTS", "FARMEM_TREE", "FARMEM_CONFIG", "FARMEM_BIN", NULL};
 
-static int config_fail(struct option_error *error, const char *format, ...) FM_PRINTF(2, 3);
-static int config_fail(struct option_error *error, const char *format, ...)
-{
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(error->text, sizeof(error->text), format, arguments);
-	va_end(arguments);
-	return -EINVAL;
-}
-
 int config_load(struct fm_config *config, struct option_error *error)
 {
 	const char *path = getenv("FARMEM_CONFIG");
@@ -118,8 +106,8 @@ int config_load(struct fm_config *config, struct option_error *error)
 static int config_bad_node(const char *entry, size_t length, const char *why,
 	struct option_error *error)
 {
-	return config_fail(error, "--nodes: \"%.*s\": %s: write HOST:PORT,HOST:PORT,...",
-		(int)FM_MIN(length, 80), entry, why);
+	return option_fail(error, "--nodes: \"%.*s\": %s: write HOST:PORT,HOST:PORT,...",
+		(int)FM_MIN(length, OPTION_SHOWN), entry, why);
 }
 
 static bool config_is_host_byte(char c, bool in_brackets)
@@ -200,18 +188,18 @@ static int config_check_nodes(const struct fm_config *config, struct option_erro
 
 	while ((result = config_next_node(&at, &node, error)) == 1) {
 		if (config_node_before(config->nodes, at, &node))
-			return config_fail(error, "--nodes: %.100s is there twice: name each node once",
+			return option_fail(error, "--nodes: %.100s is there twice: name each node once",
 				node.name);
 		if (++count > CONFIG_NODES_MAX)
-			return config_fail(error, "--nodes: more than %d nodes", CONFIG_NODES_MAX);
+			return option_fail(error, "--nodes: more than %d nodes", CONFIG_NODES_MAX);
 	}
 	if (result != 0 || count == 0)
 		return result;
 	if (config->embedded_count != 0)
-		return config_fail(error,
+		return option_fail(error,
 			"--embedded-nodes: does not go with --nodes: give one of the two");
 	if (config->transport == TRANSPORT_SHM)
-		return config_fail(error, "--transport: shm reaches nodes on this machine only: "
+		return option_fail(error, "--transport: shm reaches nodes on this machine only: "
 					  "leave it out, or leave --nodes out");
 	return 0;
 }
@@ -233,15 +221,15 @@ static int config_check_local(const struct fm_config *config, struct option_erro
 	if (config->local.permille != 0)
 		return 0;
 	if (config->local.bytes < CONFIG_LOCAL_BYTES_MIN)
-		return config_fail(error, "--local: %s is too little to run in: give at least %s",
+		return option_fail(error, "--local: %s is too little to run in: give at least %s",
 			format_bytes(config->local.bytes, asked, sizeof(asked)),
 			format_bytes(CONFIG_LOCAL_BYTES_MIN, there, sizeof(there)));
 	if (config->local.bytes > machine_bytes)
-		return config_fail(error, "--local: %s is more than this machine has (%s): give less",
+		return option_fail(error, "--local: %s is more than this machine has (%s): give less",
 			format_bytes(config->local.bytes, asked, sizeof(asked)),
 			format_bytes(machine_bytes, there, sizeof(there)));
 	if (config->local.bytes > config->range_bytes)
-		return config_fail(error, "--range: %s cannot hold --local %s: give a larger range",
+		return option_fail(error, "--range: %s cannot hold --local %s: give a larger range",
 			format_bytes(config->range_bytes, there, sizeof(there)),
 			format_bytes(config->local.bytes, asked, sizeof(asked)));
 	return 0;
@@ -254,14 +242,14 @@ static int config_check_region(const struct fm_config *config, struct option_err
 
 	format_bytes(bytes, asked, sizeof(asked));
 	if (bytes < CONFIG_REGION_BYTES_MIN)
-		return config_fail(error, "--region-size: %s is too small: give 1M to 4G", asked);
+		return option_fail(error, "--region-size: %s is too small: give 1M to 4G", asked);
 	if (bytes > CONFIG_REGION_BYTES_MAX)
-		return config_fail(error, "--region-size: %s is too large: give 1M to 4G", asked);
+		return option_fail(error, "--region-size: %s is too large: give 1M to 4G", asked);
 	if ((bytes & (bytes - 1)) != 0)
-		return config_fail(error, "--region-size: %s is not a power of two: give 32M, 64M, 128M...",
+		return option_fail(error, "--region-size: %s is not a power of two: give 32M, 64M, 128M...",
 			asked);
 	if (config->node_memory_bytes != 0 && config->node_memory_bytes < bytes)
-		return config_fail(error, "--node-memory: less than one region (%s): give more, or a "
+		return option_fail(error, "--node-memory: less than one region (%s): give more, or a "
 					  "smaller --region-size", asked);
 	return 0;
 }
@@ -272,7 +260,7 @@ static int config_check_range(const struct fm_config *config, struct option_erro
 
 	if (config->range_bytes >= CONFIG_RANGE_BYTES_MIN)
 		return 0;
-	return config_fail(error, "--range: %s is too small: give at least %s; it costs no memory",
+	return option_fail(error, "--range: %s is too small: give at least %s; it costs no memory",
 		format_bytes(config->range_bytes, asked, sizeof(asked)),
 		format_bytes(CONFIG_RANGE_BYTES_MIN, least, sizeof(least)));
 }

@@ -22,7 +22,6 @@
 
 #define OPTION_LINE_MAX 4096  /* of a file */
 #define OPTION_LINES_MAX 4096 /* of a file */
-#define OPTION_SHOWN 80       /* bytes of a bad value shown */
 #define OPTION_WANTED_MAX 200
 #define VARIABLE_PREFIX "FARMEM_"
 
@@ -31,8 +30,7 @@ struct option_source {
 	char text[320];
 };
 
-static int option_fail(struct option_error *error, const char *format, ...) FM_PRINTF(2, 3);
-static int option_fail(struct option_error *error, const char *format, ...)
+int option_fail(struct option_error *error, const char *format, ...)
 {
 	va_list arguments;
 

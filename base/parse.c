@@ -92,8 +92,11 @@ static int parse_scale(const struct parse_number *number, uint64_t factor, uint6
 
 int parse_count(const char *text, uint64_t *count)
 {
-	if (parse_digits(&text, count) != 0 || *text != '\0')
+	uint64_t value;
+
+	if (parse_digits(&text, &value) != 0 || *text != '\0')
 		return -EINVAL;
+	*count = value;
 	return 0;
 }
 

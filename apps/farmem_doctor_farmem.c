@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "apps/farmem_doctor.h"
+#include "apps/farmem_nodes.h"
 #include "apps/farmem_places.h"
 
 extern char **environ;
@@ -140,10 +141,59 @@ static void look_directory(const struct doctor *doctor, struct finding *finding)
 	finding_ok(finding, "%s is writable", path);
 }
 
+/* "h1:7400: connection refused; h2:7400: ..." */
+static void list_silent(const struct nodes_report *report, char *text, size_t size)
+{
+	size_t used = 0;
+
+	text[0] = '\0';
+	for (unsigned i = 0; i < report->count && used < size; i++)
+		if (report->nodes[i].status != 0)
+			used += (size_t)snprintf(text + used, size - used, "%s%s: %s",
+				used ? "; " : "", report->nodes[i].name, report->nodes[i].text);
+}
+
+static void look_nodes(const struct doctor *doctor, struct finding *finding)
+{
+	static struct nodes_report report;
+	struct option_code code;
+	char silent[256];
+	int rc;
+
+	if (!doctor->config.nodes[0] || doctor->config_status < 0) {
+		finding_ok(finding, "none given: embedded ones are started on this machine");
+		return;
+	}
+	rc = nodes_ask(&doctor->config, &report);
+	if (rc < 0) {
+		finding_fail(finding, "see the line", "cannot ask: %s", strerror(-rc));
+		return;
+	}
+	list_silent(&report, silent, sizeof(silent));
+	if (report.reachable == 0) {
+		finding_fail(finding, "start farmem-memnode there, or mend --nodes",
+			"none of %u answers: %s", report.count, silent);
+		return;
+	}
+	code = nodes_code(doctor->config.code, report.hosts);
+	if (report.reachable < report.count)
+		finding_warn(finding, "start farmem-memnode there, or mend --nodes",
+			"%u of %u answer, on %u hosts (code %u+%u): %s", report.reachable,
+			report.count, report.hosts, code.k, code.m, silent);
+	else if (code.k != doctor->config.code.k || code.m != doctor->config.code.m)
+		finding_warn(finding, "give more hosts, or a narrower --ec",
+			"%u nodes on %u hosts: %u+%u is used instead of %u+%u%s", report.count,
+			report.hosts, code.k, code.m, doctor->config.code.k, doctor->config.code.m,
+			code.m ? "" : ": NO REDUNDANCY");
+	else
+		finding_ok(finding, "%u nodes on %u hosts answer", report.count, report.hosts);
+}
+
 const struct doctor_check doctor_farmem_checks[] = {
 	{"configuration", look_configuration},
 	{"preload", look_preload},
 	{"companions", look_companions},
 	{"directory", look_directory},
+	{"nodes", look_nodes},
 	{NULL, NULL},
 };

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "apps/farmem_cmd.h"
+#include "apps/farmem_nodes.h"
 #include "apps/farmem_places.h"
 #include "apps/farmem_program.h"
 #include "apps/farmem_uffd.h"
@@ -60,6 +61,23 @@ static int run_read(struct run *run, int argc, char **argv)
 	return EXIT_OK;
 }
 
+/* A node that is down now may be back soon: it is named, and the program starts as long as one
+ * answers. */
+static int run_check_nodes(const struct fm_config *config)
+{
+	static struct nodes_report report;
+	int rc;
+
+	if (!config->nodes[0])
+		return EXIT_OK;
+	rc = nodes_ask(config, &report);
+	if (rc < 0) {
+		complain("cannot ask the memory nodes: %s", strerror(-rc));
+		return EXIT_FAILED;
+	}
+	return nodes_complain(config, &report) < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
 static int run_check(struct run *run)
 {
 	struct option_error error = {""};
@@ -87,7 +105,7 @@ static int run_check(struct run *run)
 		complain("no permission for userfaultfd: %s", uffd_cure(&probe));
 		return EXIT_FAILED;
 	}
-	return EXIT_OK;
+	return run_check_nodes(&run->config);
 }
 
 /* FARMEM_FETCH_DEADLINE for "fetch-deadline". */

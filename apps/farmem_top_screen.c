@@ -1,6 +1,5 @@
 /*
- * apps/farmem_top_screen.c: a sample as lines of text: one block per process, its memory nodes
- * below.
+ * apps/farmem_top_screen.c: a sample as lines of text: a block per process, with its memory nodes.
  *
  * Rates come from two samples of the same process. A field the agent did not send shows as 0.
  */
@@ -42,6 +41,14 @@ static const char *string(const cJSON *object, const char *name)
 	return cJSON_IsString(item) ? item->valuestring : "?";
 }
 
+/* The elements of an array in the process, linked by next; NULL when there is none. */
+static const cJSON *first_of(const cJSON *process, const char *name)
+{
+	const cJSON *array = cJSON_GetObjectItemCaseSensitive(process, name);
+
+	return cJSON_IsArray(array) ? array->child : NULL;
+}
+
 static double gauge(const struct view *view, const char *name)
 {
 	return number(view->now, name, NULL);
@@ -80,12 +87,11 @@ static void bar(const struct view *view, double share)
 /* "4+2 x14", "3+2 x2": what the far bytes are coded with, narrower codes in yellow. */
 static void render_codes(const struct view *view)
 {
-	const cJSON *groups = cJSON_GetObjectItemCaseSensitive(view->now, "groups"), *group;
+	const cJSON *group = first_of(view->now, "groups");
 	int wished_k = (int)gauge(view, "code_k"), wished_m = (int)gauge(view, "code_m");
 	bool any = false;
 
-	cJSON_ArrayForEach(group, groups)
-	{
+	for (; group; group = group->next) {
 		int k = (int)number(group, "k", NULL), m = (int)number(group, "m", NULL);
 		bool narrow = wished_k && (k < wished_k || m < wished_m);
 
@@ -165,11 +171,10 @@ static void render_trouble(const struct view *view)
 
 static void render_nodes(const struct view *view)
 {
-	const cJSON *nodes = cJSON_GetObjectItemCaseSensitive(view->now, "nodes"), *node;
+	const cJSON *node = first_of(view->now, "nodes");
 	char lent[32], has[32];
 
-	cJSON_ArrayForEach(node, nodes)
-	{
+	for (; node; node = node->next) {
 		const char *state = string(node, "state");
 		bool up = strcasecmp(state, "up") == 0;
 
@@ -205,10 +210,10 @@ static const cJSON *find_before(const struct top_sample *before, const cJSON *pr
 
 	if (!before)
 		return NULL;
-	cJSON_ArrayForEach(other,
-		before->processes) if (number(other, "pid", NULL) == number(process, "pid", NULL) &&
-				       number(other, "started_ns", NULL) ==
-					       number(process, "started_ns", NULL)) return other;
+	for (other = before->processes->child; other; other = other->next)
+		if (number(other, "pid", NULL) == number(process, "pid", NULL) &&
+			number(other, "started_ns", NULL) == number(process, "started_ns", NULL))
+			return other;
 	return NULL;
 }
 
@@ -230,8 +235,7 @@ void top_render(
 	if (cJSON_GetArraySize(now->processes) == 0)
 		fprintf(out, "\nno process uses far memory (a heap that fits its budget starts no "
 			     "agent)\n");
-	cJSON_ArrayForEach(process, now->processes)
-	{
+	for (process = now->processes->child; process; process = process->next) {
 		view.now = process;
 		view.before = find_before(before, process);
 		view.seconds = before ? (double)(now->taken_ns - before->taken_ns) / NS_PER_S : 0;

@@ -1,8 +1,9 @@
 /*
  * base/assert.c: the last line of a program that has met a mistake of ours.
  *
- * Called by FM_ASSERT and FM_PANIC from any thread of any process, the application's included. One write(2) to
- * the log's descriptor and to stderr, no malloc, no locks; then abort(), so that a core and a status remain.
+ * Called by FM_ASSERT and FM_PANIC from any thread of any process, the application's included. One
+ * write(2) to the log's descriptor and to stderr, no malloc, no locks; then abort(), so that a core
+ * and a status remain.
  */
 #include "base/assert.h"
 
@@ -30,12 +31,12 @@ void fm_panic(const char *file, int line, const char *format, ...)
 	size_t used;
 	va_list arguments;
 
-	used = panic_written(snprintf(text, sizeof(text), "farmem: panic: %s:%d: pid %ld tid %ld: ", file,
-				     line, (long)getpid(), syscall(SYS_gettid)),
+	used = panic_written(snprintf(text, sizeof(text), "farmem: panic: %s:%d: pid %ld tid %ld: ",
+				     file, line, (long)getpid(), syscall(SYS_gettid)),
 		sizeof(text));
 	va_start(arguments, format);
-	used += panic_written(
-		vsnprintf(text + used, sizeof(text) - used, format, arguments), sizeof(text) - used);
+	used += panic_written(vsnprintf(text + used, sizeof(text) - used, format, arguments),
+		sizeof(text) - used);
 	va_end(arguments);
 	text[used++] = '\n';
 	if (log_descriptor() != STDERR_FILENO && write(log_descriptor(), text, used) < 0)

@@ -1,8 +1,9 @@
 /*
  * base/assert.h: programmer's mistakes stop the program, in every build.
  *
- * FM_ASSERT is always on. FM_ASSERT_EQ & co. print both values. Operating errors (a dead node, ENOMEM)
- * are never asserted: they are returned as -errno. A panic prints one line without malloc, then abort()s.
+ * FM_ASSERT is always on. FM_ASSERT_EQ & co. print both values. Operating errors (a dead node,
+ * ENOMEM) are never asserted: they are returned as -errno. A panic prints one line without malloc,
+ * then abort()s.
  */
 #ifndef FM_BASE_ASSERT_H
 #define FM_BASE_ASSERT_H

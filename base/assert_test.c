@@ -1,4 +1,7 @@
-/* base/assert_test.c: a panic says what happened, with both values, and ends the process by SIGABRT. */
+/*
+ * base/assert_test.c: a panic says what happened, with both values, and ends the process by
+ * SIGABRT.
+ */
 #include "base/assert.h"
 
 #include <signal.h>

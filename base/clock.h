@@ -1,5 +1,6 @@
 /*
- * base/clock.h: monotonic time in nanoseconds, and the seam through which the simulator supplies its own.
+ * base/clock.h: monotonic time in nanoseconds, and the seam through which the simulator supplies
+ * its own.
  */
 #ifndef FM_BASE_CLOCK_H
 #define FM_BASE_CLOCK_H
@@ -21,7 +22,8 @@ struct clock_source {
 /* NULL: the machine's CLOCK_MONOTONIC again. Not thread-safe: set it before threads start. */
 void clock_set_source(const struct clock_source *source);
 uint64_t clock_now_ns(void);
-/* Gives the CPU away for a moment (sched_yield-like), never past until_ns. For bounded polling loops. */
+/* Gives the CPU away for a moment (sched_yield-like), never past until_ns. For bounded polling
+ * loops. */
 void clock_pause(uint64_t until_ns);
 
 #endif

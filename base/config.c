@@ -1,8 +1,9 @@
 /*
  * base/config.c: the table of the runtime's options, and the checks the table's types cannot make.
  *
- * Called by `farmem run`, by the preload and by the agent. config_check's errors name the thing and the cure in
- * one line; too few nodes for the code is none of them: the agent says that loudly and takes a narrower code.
+ * Called by `farmem run`, by the preload and by the agent. config_check's errors name the thing and
+ * the cure in one line; too few nodes for the code is none of them: the agent says that loudly and
+ * takes a narrower code.
  */
 #include "base/config.h"
 
@@ -24,62 +25,150 @@ static const char *const config_transport_words[] = {"auto", "shm", "tcp", NULL}
 static const char *const config_log_level_words[] = {"error", "warn", "info", "debug", NULL};
 
 const struct option_spec config_specs[] = {
-	{.name = "local", .letter = 'l', .type = OPTION_SHARE, .offset = AT(local), .value = "25%",
+	{.name = "local",
+		.letter = 'l',
+		.type = OPTION_SHARE,
+		.offset = AT(local),
+		.value = "25%",
 		.argument = "SIZE|PERCENT",
 		.help = "memory the program may keep on this machine: a size, or a share of\n"
 			"its far-capable memory at any time"},
-	{.name = "ec", .type = OPTION_CODE, .offset = AT(code), .value = "4+2", .argument = "K+M",
+	{.name = "ec",
+		.type = OPTION_CODE,
+		.offset = AT(code),
+		.value = "4+2",
+		.argument = "K+M",
 		.help = "redundancy: K data pieces, M parities; M nodes may die"},
-	{.name = "nodes", .letter = 'n', .type = OPTION_STRING, .offset = AT(nodes),
-		.size = ROOM(nodes), .argument = "HOST:PORT,...",
+	{.name = "nodes",
+		.letter = 'n',
+		.type = OPTION_STRING,
+		.offset = AT(nodes),
+		.size = ROOM(nodes),
+		.argument = "HOST:PORT,...",
 		.help = "memory nodes; without it nodes are started on this machine"},
-	{.name = "transport", .type = OPTION_CHOICE, .offset = AT(transport),
-		.choices = config_transport_words, .value = "auto", .argument = "auto|shm|tcp",
+	{.name = "transport",
+		.type = OPTION_CHOICE,
+		.offset = AT(transport),
+		.choices = config_transport_words,
+		.value = "auto",
+		.argument = "auto|shm|tcp",
 		.help = "how nodes on this machine are reached; auto is shm"},
-	{.name = "embedded-nodes", .type = OPTION_COUNT, .offset = AT(embedded_count),
-		.max = CONFIG_NODES_MAX, .value = "0", .argument = "COUNT",
+	{.name = "embedded-nodes",
+		.type = OPTION_COUNT,
+		.offset = AT(embedded_count),
+		.max = CONFIG_NODES_MAX,
+		.value = "0",
+		.argument = "COUNT",
 		.help = "nodes to start on this machine; 0: K+M+1"},
-	{.name = "node-memory", .type = OPTION_SIZE, .offset = AT(node_memory_bytes), .value = "0",
-		.argument = "SIZE", .help = "most each of them lends; 0: as much as the machine has"},
-	{.name = "region-size", .type = OPTION_SIZE, .offset = AT(region_bytes), .value = "64M",
-		.argument = "SIZE", .help = "memory leased at a time from a node; a power of two"},
-	{.name = "far-limit", .type = OPTION_SIZE, .offset = AT(far_bytes), .value = "0",
-		.argument = "SIZE", .help = "most data to keep on nodes, parities not counted; 0: no limit"},
-	{.name = "retain", .type = OPTION_SHARE, .offset = AT(retain), .value = "100%",
+	{.name = "node-memory",
+		.type = OPTION_SIZE,
+		.offset = AT(node_memory_bytes),
+		.value = "0",
+		.argument = "SIZE",
+		.help = "most each of them lends; 0: as much as the machine has"},
+	{.name = "region-size",
+		.type = OPTION_SIZE,
+		.offset = AT(region_bytes),
+		.value = "64M",
+		.argument = "SIZE",
+		.help = "memory leased at a time from a node; a power of two"},
+	{.name = "far-limit",
+		.type = OPTION_SIZE,
+		.offset = AT(far_bytes),
+		.value = "0",
+		.argument = "SIZE",
+		.help = "most data to keep on nodes, parities not counted; 0: no limit"},
+	{.name = "retain",
+		.type = OPTION_SHARE,
+		.offset = AT(retain),
+		.value = "100%",
 		.argument = "SIZE|PERCENT",
 		.help = "far copies kept of pages that are near, so that unchanged ones leave\n"
 			"without a write; a size, or a share of the local memory"},
-	{.name = "on-full", .type = OPTION_CHOICE, .offset = AT(on_full),
-		.choices = config_on_full_words, .value = "wait", .argument = "wait|local|kill",
+	{.name = "on-full",
+		.type = OPTION_CHOICE,
+		.offset = AT(on_full),
+		.choices = config_on_full_words,
+		.value = "wait",
+		.argument = "wait|local|kill",
 		.help = "when no node lends any more: wait, go beyond --local, or stop"},
-	{.name = "evict", .type = OPTION_CHOICE, .offset = AT(evict), .choices = config_evict_words,
-		.value = "auto", .argument = "auto|move|wp",
+	{.name = "evict",
+		.type = OPTION_CHOICE,
+		.offset = AT(evict),
+		.choices = config_evict_words,
+		.value = "auto",
+		.argument = "auto|move|wp",
 		.help = "how pages are taken out: UFFDIO_MOVE, or write-protect and copy"},
-	{.name = "range", .type = OPTION_SIZE, .offset = AT(range_bytes), .value = "256G",
-		.argument = "SIZE", .max = 1ull << 46,
+	{.name = "range",
+		.type = OPTION_SIZE,
+		.offset = AT(range_bytes),
+		.value = "256G",
+		.argument = "SIZE",
+		.max = 1ull << 46,
 		.help = "address space kept for far-capable memory"},
-	{.name = "handlers", .type = OPTION_COUNT, .offset = AT(handlers), .value = "0", .max = 16,
-		.argument = "COUNT", .help = "fault handler threads per stripe; 0: automatic"},
-	{.name = "stripes", .type = OPTION_COUNT, .offset = AT(stripes), .value = "0", .max = 16,
-		.argument = "COUNT", .help = "userfaultfds to spread faults over; 0: automatic"},
-	{.name = "spin", .type = OPTION_DURATION, .offset = AT(spin_ns), .value = "20us",
-		.max = 1000000000, .argument = "TIME",
+	{.name = "handlers",
+		.type = OPTION_COUNT,
+		.offset = AT(handlers),
+		.value = "0",
+		.max = 16,
+		.argument = "COUNT",
+		.help = "fault handler threads per stripe; 0: automatic"},
+	{.name = "stripes",
+		.type = OPTION_COUNT,
+		.offset = AT(stripes),
+		.value = "0",
+		.max = 16,
+		.argument = "COUNT",
+		.help = "userfaultfds to spread faults over; 0: automatic"},
+	{.name = "spin",
+		.type = OPTION_DURATION,
+		.offset = AT(spin_ns),
+		.value = "20us",
+		.max = 1000000000,
+		.argument = "TIME",
 		.help = "how long a fault handler looks for the next fault before it sleeps"},
-	{.name = "read-ahead", .type = OPTION_COUNT, .offset = AT(read_ahead), .value = "8", .max = 64,
-		.argument = "COUNT", .help = "most neighbours fetched together with a page; 0: none"},
-	{.name = "fetch-deadline", .type = OPTION_DURATION, .offset = AT(fetch_deadline_ns),
-		.value = "200ms", .min = 1000000, .max = 60000000000, .argument = "TIME",
+	{.name = "read-ahead",
+		.type = OPTION_COUNT,
+		.offset = AT(read_ahead),
+		.value = "8",
+		.max = 64,
+		.argument = "COUNT",
+		.help = "most neighbours fetched together with a page; 0: none"},
+	{.name = "fetch-deadline",
+		.type = OPTION_DURATION,
+		.offset = AT(fetch_deadline_ns),
+		.value = "200ms",
+		.min = 1000000,
+		.max = 60000000000,
+		.argument = "TIME",
 		.help = "a read that takes longer is rebuilt from other nodes"},
-	{.name = "store-deadline", .type = OPTION_DURATION, .offset = AT(store_deadline_ns),
-		.value = "2s", .min = 1000000, .max = 60000000000, .argument = "TIME",
+	{.name = "store-deadline",
+		.type = OPTION_DURATION,
+		.offset = AT(store_deadline_ns),
+		.value = "2s",
+		.min = 1000000,
+		.max = 60000000000,
+		.argument = "TIME",
 		.help = "a write that takes longer goes to other nodes"},
-	{.name = "dir", .type = OPTION_STRING, .offset = AT(dir), .size = ROOM(dir), .argument = "PATH",
+	{.name = "dir",
+		.type = OPTION_STRING,
+		.offset = AT(dir),
+		.size = ROOM(dir),
+		.argument = "PATH",
 		.help = "directory for sockets and logs; without it /run/farmem,\n"
 			"$XDG_RUNTIME_DIR/farmem, or /tmp/farmem-UID"},
-	{.name = "log", .type = OPTION_STRING, .offset = AT(log), .size = ROOM(log), .argument = "PATH",
+	{.name = "log",
+		.type = OPTION_STRING,
+		.offset = AT(log),
+		.size = ROOM(log),
+		.argument = "PATH",
 		.help = "file to log to; without it standard error"},
-	{.name = "log-level", .type = OPTION_CHOICE, .offset = AT(log_level),
-		.choices = config_log_level_words, .value = "warn", .argument = "error|warn|info|debug",
+	{.name = "log-level",
+		.type = OPTION_CHOICE,
+		.offset = AT(log_level),
+		.choices = config_log_level_words,
+		.value = "warn",
+		.argument = "error|warn|info|debug",
 		.help = "how much to log"},
 };
 const unsigned config_specs_count = FM_ARRAY_COUNT(config_specs);
@@ -103,8 +192,8 @@ int config_load(struct fm_config *config, struct option_error *error)
 
 /* ---- the node list ---- */
 
-static int config_bad_node(const char *entry, size_t length, const char *why,
-	struct option_error *error)
+static int config_bad_node(
+	const char *entry, size_t length, const char *why, struct option_error *error)
 {
 	return option_fail(error, "--nodes: \"%.*s\": %s: write HOST:PORT,HOST:PORT,...",
 		(int)FM_MIN(length, OPTION_SHOWN), entry, why);
@@ -146,7 +235,8 @@ int config_next_node(const char **list, struct config_node *node, struct option_
 	if (*entry == '\0')
 		return 0;
 	if (length == 0 || length >= sizeof(node->name))
-		return config_bad_node(entry, length, length == 0 ? "an empty entry" : "too long", error);
+		return config_bad_node(
+			entry, length, length == 0 ? "an empty entry" : "too long", error);
 	memcpy(node->name, entry, length);
 	node->name[length] = '\0';
 	colon = strrchr(node->name, ':');
@@ -173,7 +263,8 @@ static bool config_node_before(const char *list, const char *end, const struct c
 	struct option_error unused;
 
 	while (list < end && config_next_node(&list, &other, &unused) == 1 && list <= end) {
-		if (other.port == node->port && strcasecmp(other.host, node->host) == 0 && list != end)
+		if (other.port == node->port && strcasecmp(other.host, node->host) == 0 &&
+			list != end)
 			return true;
 	}
 	return false;
@@ -188,16 +279,16 @@ static int config_check_nodes(const struct fm_config *config, struct option_erro
 
 	while ((result = config_next_node(&at, &node, error)) == 1) {
 		if (config_node_before(config->nodes, at, &node))
-			return option_fail(error, "--nodes: %.100s is there twice: name each node once",
-				node.name);
+			return option_fail(error,
+				"--nodes: %.100s is there twice: name each node once", node.name);
 		if (++count > CONFIG_NODES_MAX)
 			return option_fail(error, "--nodes: more than %d nodes", CONFIG_NODES_MAX);
 	}
 	if (result != 0 || count == 0)
 		return result;
 	if (config->embedded_count != 0)
-		return option_fail(error,
-			"--embedded-nodes: does not go with --nodes: give one of the two");
+		return option_fail(
+			error, "--embedded-nodes: does not go with --nodes: give one of the two");
 	if (config->transport == TRANSPORT_SHM)
 		return option_fail(error, "--transport: shm reaches nodes on this machine only: "
 					  "leave it out, or leave --nodes out");
@@ -225,7 +316,8 @@ static int config_check_local(const struct fm_config *config, struct option_erro
 			format_bytes(config->local.bytes, asked, sizeof(asked)),
 			format_bytes(CONFIG_LOCAL_BYTES_MIN, there, sizeof(there)));
 	if (config->local.bytes > machine_bytes)
-		return option_fail(error, "--local: %s is more than this machine has (%s): give less",
+		return option_fail(error,
+			"--local: %s is more than this machine has (%s): give less",
 			format_bytes(config->local.bytes, asked, sizeof(asked)),
 			format_bytes(machine_bytes, there, sizeof(there)));
 	if (config->local.bytes > config->range_bytes)
@@ -246,11 +338,13 @@ static int config_check_region(const struct fm_config *config, struct option_err
 	if (bytes > CONFIG_REGION_BYTES_MAX)
 		return option_fail(error, "--region-size: %s is too large: give 1M to 4G", asked);
 	if ((bytes & (bytes - 1)) != 0)
-		return option_fail(error, "--region-size: %s is not a power of two: give 32M, 64M, 128M...",
-			asked);
+		return option_fail(error,
+			"--region-size: %s is not a power of two: give 32M, 64M, 128M...", asked);
 	if (config->node_memory_bytes != 0 && config->node_memory_bytes < bytes)
-		return option_fail(error, "--node-memory: less than one region (%s): give more, or a "
-					  "smaller --region-size", asked);
+		return option_fail(error,
+			"--node-memory: less than one region (%s): give more, or a "
+			"smaller --region-size",
+			asked);
 	return 0;
 }
 

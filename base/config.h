@@ -1,6 +1,7 @@
 /*
- * base/config.h: the runtime's options: what `farmem run` takes as flags, the preload takes as FARMEM_*
- * variables, and both take from the file named by FARMEM_CONFIG (default: none). One table: config.c.
+ * base/config.h: the runtime's options: what `farmem run` takes as flags, the preload takes as
+ * FARMEM_* variables, and both take from the file named by FARMEM_CONFIG (default: none). One
+ * table: config.c.
  */
 #ifndef FM_BASE_CONFIG_H
 #define FM_BASE_CONFIG_H
@@ -12,30 +13,31 @@ enum config_evict { EVICT_AUTO, EVICT_MOVE, EVICT_WP };
 enum config_transport { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
 
 struct fm_config {
-	struct option_share local;   /* near budget; default 25% */
-	struct option_code code;     /* default 4+2 */
-	char nodes[2048];            /* "h1:7400,h2:7400"; empty: embedded */
-	uint32_t transport;          /* of embedded nodes: auto = shm */
-	uint64_t embedded_count;     /* embedded nodes; 0: k+m+1 */
-	uint64_t node_memory_bytes;  /* each embedded node's limit; 0: as much as the machine */
-	uint64_t region_bytes;       /* size of a region; default 64M, at most 4G */
-	uint64_t far_bytes;          /* most far memory (data bytes) to use; 0: no limit */
-	struct option_share retain;  /* far duplicates of near pages; default 100% (of the near budget) */
+	struct option_share local;  /* near budget; default 25% */
+	struct option_code code;    /* default 4+2 */
+	char nodes[2048];           /* "h1:7400,h2:7400"; empty: embedded */
+	uint32_t transport;         /* of embedded nodes: auto = shm */
+	uint64_t embedded_count;    /* embedded nodes; 0: k+m+1 */
+	uint64_t node_memory_bytes; /* each embedded node's limit; 0: as much as the machine */
+	uint64_t region_bytes;      /* size of a region; default 64M, at most 4G */
+	uint64_t far_bytes;         /* most far memory (data bytes) to use; 0: no limit */
+	struct option_share retain; /* far duplicates of near pages; default 100% of local */
 	uint32_t on_full;
 	uint32_t evict;
-	uint64_t range_bytes;        /* address space for far-capable memory; default 256G */
-	uint64_t handlers;           /* fault handler threads per stripe; 0: automatic */
-	uint64_t stripes;            /* userfaultfds; 0: automatic */
-	uint64_t spin_ns;            /* how long a handler spins before it sleeps; default 20us */
-	uint64_t read_ahead;         /* most neighbours fetched with a span; 0: none; default 8 */
-	uint64_t fetch_deadline_ns;  /* default 200ms; then the read goes degraded */
-	uint64_t store_deadline_ns;  /* default 2s */
-	char dir[256];               /* run-time directory; empty: /run/farmem or $XDG_RUNTIME_DIR/farmem or /tmp/farmem-UID */
-	char log[256];               /* log file; empty: stderr */
-	uint32_t log_level;          /* enum log_level; default warn */
+	uint64_t range_bytes;       /* address space for far-capable memory; default 256G */
+	uint64_t handlers;          /* fault handler threads per stripe; 0: automatic */
+	uint64_t stripes;           /* userfaultfds; 0: automatic */
+	uint64_t spin_ns;           /* how long a handler spins before it sleeps; default 20us */
+	uint64_t read_ahead;        /* most neighbours fetched with a span; 0: none; default 8 */
+	uint64_t fetch_deadline_ns; /* default 200ms; then the read goes degraded */
+	uint64_t store_deadline_ns; /* default 2s */
+	/* run-time directory; empty: /run/farmem, $XDG_RUNTIME_DIR/farmem or /tmp/farmem-UID */
+	char dir[256];
+	char log[256];      /* log file; empty: stderr */
+	uint32_t log_level; /* enum log_level; default warn */
 };
 
-#define CONFIG_NODES_MAX 256           /* in the list; == CATALOG_NODES_MAX */
+#define CONFIG_NODES_MAX 256 /* in the list; == CATALOG_NODES_MAX */
 #define CONFIG_REGION_BYTES_MIN (1ull << 20)
 #define CONFIG_REGION_BYTES_MAX (4ull << 30)
 #define CONFIG_RANGE_BYTES_MIN (64ull << 20)
@@ -48,18 +50,20 @@ extern const char *const config_other_variables[];
 
 /* Defaults, then the file, then the environment. 0 or -EINVAL. */
 int config_load(struct fm_config *config, struct option_error *error) FM_MUST_USE;
-/* What the table's types cannot say: near budget against the machine's memory, k+m against the node list,
- * region size a power of two, duplicate nodes. 0 or -EINVAL. */
+/* What the table's types cannot say: near budget against the machine's memory, k+m against the node
+ * list, region size a power of two, duplicate nodes. 0 or -EINVAL. */
 int config_check(const struct fm_config *config, struct option_error *error) FM_MUST_USE;
 
 /* One entry of a node list. */
 struct config_node {
-	char host[256];  /* without the brackets of "[::1]:7400" */
-	uint16_t port;   /* 1..65535 */
-	char name[280];  /* as written */
+	char host[256]; /* without the brackets of "[::1]:7400" */
+	uint16_t port;  /* 1..65535 */
+	char name[280]; /* as written */
 };
 
-/* Reads the entry at *list and moves *list behind it. 1 read, 0 end of the list, -EINVAL with the error. */
-int config_next_node(const char **list, struct config_node *node, struct option_error *error) FM_MUST_USE;
+/* Reads the entry at *list and moves *list behind it. 1 read, 0 end of the list, -EINVAL with the
+ * error. */
+int config_next_node(
+	const char **list, struct config_node *node, struct option_error *error) FM_MUST_USE;
 
 #endif

@@ -1,4 +1,7 @@
-/* base/config_test.c: the runtime's own table: its defaults, its sources, and what its checks refuse. */
+/*
+ * base/config_test.c: the runtime's own table: its defaults, its sources, and what its checks
+ * refuse.
+ */
 #include "base/config.h"
 
 #include <errno.h>
@@ -205,7 +208,8 @@ TEST(node_lists_of_any_length_are_bounded)
 	size_t used = 0;
 
 	for (unsigned i = 1; i <= CONFIG_NODES_MAX + 1; i++)
-		used += (size_t)snprintf(nodes + used, sizeof(nodes) - used, "%sh:%u", i > 1 ? "," : "", i);
+		used += (size_t)snprintf(
+			nodes + used, sizeof(nodes) - used, "%sh:%u", i > 1 ? "," : "", i);
 	CHECK(used < sizeof(nodes));
 	check_nodes_refused(nodes, "--nodes", "more than 256 nodes");
 	memset(nodes, 'h', sizeof(nodes) - 1);

@@ -1,9 +1,9 @@
 /*
  * base/crc.c: CRC32C over ISA-L.
  *
- * ISA-L's crc32_iscsi is the bare register: no initial ones, no final xor. Both are put on here, so that a CRC
- * of ours is the standard one and can be continued from its finished value. Its length is an int: long
- * buffers go in pieces.
+ * ISA-L's crc32_iscsi is the bare register: no initial ones, no final xor. Both are put on here, so
+ * that a CRC of ours is the standard one and can be continued from its finished value. Its length
+ * is an int: long buffers go in pieces.
  */
 #include "base/crc.h"
 
@@ -43,7 +43,8 @@ uint32_t crc32c_slow(const void *bytes, size_t length)
 	for (size_t i = 0; i < length; i++) {
 		remainder ^= at[i];
 		for (int bit = 0; bit < 8; bit++)
-			remainder = (remainder >> 1) ^ ((remainder & 1) ? CRC_POLYNOMIAL_REFLECTED : 0);
+			remainder =
+				(remainder >> 1) ^ ((remainder & 1) ? CRC_POLYNOMIAL_REFLECTED : 0);
 	}
 	return ~remainder;
 }

@@ -72,7 +72,8 @@ TEST(every_single_flipped_bit_of_a_page_changes_the_crc)
 
 TEST(buffers_longer_than_an_int_go_in_pieces)
 {
-	size_t length = ((size_t)1 << 31) + 12345; /* untouched zero pages: costs no memory to speak of */
+	size_t length =
+		((size_t)1 << 31) + 12345; /* untouched zero pages: costs no memory to speak of */
 	uint8_t *bytes = mem_map(length);
 	uint32_t whole, pieces = 0;
 
@@ -81,8 +82,8 @@ TEST(buffers_longer_than_an_int_go_in_pieces)
 	bytes[length - 1] = 1;
 	whole = crc32c(bytes, length);
 	for (size_t at = 0; at < length; at += 100 << 20)
-		pieces = crc32c_extend(pieces, bytes + at,
-			length - at < (100u << 20) ? length - at : 100u << 20);
+		pieces = crc32c_extend(
+			pieces, bytes + at, length - at < (100u << 20) ? length - at : 100u << 20);
 	mem_unmap(bytes, length);
 	CHECK_EQ(whole, pieces);
 }

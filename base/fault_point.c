@@ -1,9 +1,9 @@
 /*
  * base/fault_point.c: the table of fault points.
  *
- * Places are found by name, so that a point may be armed before the first passage, and several places may share
- * a name (they then share its count). Entries are only ever added, under a lock; a place keeps its entry's number
- * in `registered` and takes no lock afterwards.
+ * Places are found by name, so that a point may be armed before the first passage, and several
+ * places may share a name (they then share its count). Entries are only ever added, under a lock; a
+ * place keeps its entry's number in `registered` and takes no lock afterwards.
  */
 #include "base/fault_point.h"
 
@@ -91,9 +91,8 @@ bool fault_point_passed(struct fault_point *point)
 	fire_at = atomic_load_explicit(&entry->point.fire_at, memory_order_acquire);
 	if (fire_at == 0)
 		return false;
-	fires = nth == fire_at ||
-		(nth > fire_at &&
-			atomic_load_explicit(&entry->point.persistent, memory_order_relaxed));
+	fires = nth == fire_at || (nth > fire_at && atomic_load_explicit(&entry->point.persistent,
+							    memory_order_relaxed));
 	if (fires)
 		atomic_fetch_add_explicit(&fault_fired, 1, memory_order_relaxed);
 	return fires;
@@ -150,7 +149,8 @@ unsigned fault_list(const char **names, uint64_t *counts, unsigned max)
 	unsigned found = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
-		uint64_t counted = atomic_load_explicit(&fault_entries[i].counted, memory_order_relaxed);
+		uint64_t counted =
+			atomic_load_explicit(&fault_entries[i].counted, memory_order_relaxed);
 
 		if (counted == 0)
 			continue;

@@ -5,8 +5,8 @@
  *             return -ECONNRESET;
  *
  * Costs one load of a global when nothing is armed. Armed by fault_arm() or by
- *     FARMEM_FAULTS=name=N[+][,name=N...]     fires at the Nth passage; '+' : at every one from the Nth on.
- * The sweep (tests/sweep) lists all points passed so far with fault_list().
+ *     FARMEM_FAULTS=name=N[+][,name=N...]     fires at the Nth passage; '+' : at every one from the
+ * Nth on. The sweep (tests/sweep) lists all points passed so far with fault_list().
  */
 #ifndef FM_BASE_FAULT_POINT_H
 #define FM_BASE_FAULT_POINT_H
@@ -40,14 +40,17 @@ bool fault_point_passed(struct fault_point *point);
 			fault_point_passed(&fm_point_);                                            \
 	})
 
-/* Fires at the nth passage from now (1 = the next). 0, -ENOENT when the name's table is full, or -EINVAL. */
+/* Fires at the nth passage from now (1 = the next). 0, -ENOENT when the name's table is full, or
+ * -EINVAL. */
 int fault_arm(const char *name, uint64_t nth, bool persistent);
 void fault_disarm_all(void);
-/* How often any point has fired since the last fault_disarm_all(): a sweep ends when this stays 0. */
+/* How often any point has fired since the last fault_disarm_all(): a sweep ends when this stays 0.
+ */
 uint64_t fault_fired_count(void);
 /* Starts counting passages of every point (so that fault_list knows them). */
 void fault_count_all(bool on);
-/* Fills names/counts of the points passed while counting; returns how many there are (may exceed max). */
+/* Fills names/counts of the points passed while counting; returns how many there are (may exceed
+ * max). */
 unsigned fault_list(const char **names, uint64_t *counts, unsigned max);
 /* Reads the FARMEM_FAULTS syntax. 0, or -EINVAL with nothing armed. */
 int fault_arm_from_text(const char *text) FM_MUST_USE;

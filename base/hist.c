@@ -1,9 +1,11 @@
 /*
  * base/hist.c: the latency histogram.
  *
- * Values 0..7 have a bucket each. Above, a power of two is cut into 8 equal buckets: bucket (e-2)*8 + s holds
- * [(8+s) * 2^(e-3), (9+s) * 2^(e-3)), for values whose highest bit is e. All counters are relaxed: a reader may
- * see a value in `count` before it sees it in its bucket, and the quantiles allow for that.
+ * Values 0..7 have a bucket each. Above, a power of two is cut into 8 equal buckets: bucket (e-2)*8
+ * + s holds
+ * [(8+s) * 2^(e-3), (9+s) * 2^(e-3)), for values whose highest bit is e. All counters are relaxed:
+ * a reader may see a value in `count` before it sees it in its bucket, and the quantiles allow for
+ * that.
  */
 #include "base/hist.h"
 
@@ -111,7 +113,8 @@ void hist_merge(struct hist *into, const struct hist *from)
 void hist_delta(struct hist *out, const struct hist *now, const struct hist *before)
 {
 	for (unsigned i = 0; i < HIST_BUCKETS; i++)
-		hist_store(&out->buckets[i], hist_load(&now->buckets[i]) - hist_load(&before->buckets[i]));
+		hist_store(&out->buckets[i],
+			hist_load(&now->buckets[i]) - hist_load(&before->buckets[i]));
 	hist_store(&out->count, hist_load(&now->count) - hist_load(&before->count));
 	hist_store(&out->sum, hist_load(&now->sum) - hist_load(&before->sum));
 	hist_store(&out->max, hist_load(&now->max));

@@ -1,8 +1,8 @@
 /*
  * base/hist.h: latency histogram with logarithmic buckets (8 per power of two, error <= 12.5 %).
  *
- * Plain data of fixed size: it may lie in shared memory. hist_record is wait-free and safe from any thread.
- * Values are 0..2^48-1, normally nanoseconds; larger ones count in the last bucket.
+ * Plain data of fixed size: it may lie in shared memory. hist_record is wait-free and safe from any
+ * thread. Values are 0..2^48-1, normally nanoseconds; larger ones count in the last bucket.
  */
 #ifndef FM_BASE_HIST_H
 #define FM_BASE_HIST_H

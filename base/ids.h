@@ -18,7 +18,7 @@
 	}                                                                                          \
 	static inline struct name name##_none(void)                                                \
 	{                                                                                          \
-		return (struct name){(type)~(type)0};                                              \
+		return (struct name){(type) ~(type)0};                                             \
 	}                                                                                          \
 	static inline bool name##_is_none(struct name id)                                          \
 	{                                                                                          \

@@ -1,8 +1,9 @@
 /*
  * base/log.c: one line per event, put together on the stack and written by one write(2).
  *
- * Called from every process of ours, the application's included, never from the fault path. No malloc, no
- * stdio stream, no lock: lines of concurrent threads do not mix because each is one append.
+ * Called from every process of ours, the application's included, never from the fault path. No
+ * malloc, no stdio stream, no lock: lines of concurrent threads do not mix because each is one
+ * append.
  */
 #include "base/log.h"
 
@@ -74,8 +75,8 @@ static size_t log_prefix(char *line, size_t size, enum log_level level)
 	if (level != LOG_DEBUG)
 		return log_written(snprintf(line, size, "%s: ", program), size);
 	clock_gettime(CLOCK_REALTIME, &now);
-	return log_written(snprintf(line, size, "%s: [%lld.%06ld %ld] ", program, (long long)now.tv_sec,
-				   now.tv_nsec / 1000, (long)gettid()),
+	return log_written(snprintf(line, size, "%s: [%lld.%06ld %ld] ", program,
+				   (long long)now.tv_sec, now.tv_nsec / 1000, (long)gettid()),
 		size);
 }
 
@@ -118,8 +119,9 @@ bool log_limit_pass(struct log_limit *limit)
 	uint64_t suppressed;
 
 	/* whoever moves next_ns on may speak; everybody else is counted */
-	if (now_ns < next_ns || !atomic_compare_exchange_strong_explicit(&limit->next_ns, &next_ns,
-					now_ns + NS_PER_S, memory_order_relaxed, memory_order_relaxed)) {
+	if (now_ns < next_ns ||
+		!atomic_compare_exchange_strong_explicit(&limit->next_ns, &next_ns,
+			now_ns + NS_PER_S, memory_order_relaxed, memory_order_relaxed)) {
 		atomic_fetch_add_explicit(&limit->suppressed_count, 1, memory_order_relaxed);
 		return false;
 	}

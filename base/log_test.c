@@ -174,7 +174,8 @@ TEST(lines_of_threads_do_not_mix)
 		unsigned number;
 		int length = 0;
 
-		CHECK_EQ(sscanf(line, "log-test: thread: line number=%u end%n", &number, &length), 1);
+		CHECK_EQ(sscanf(line, "log-test: thread: line number=%u end%n", &number, &length),
+			1);
 		CHECK_EQ(length, strlen(line));
 	}
 	CHECK_EQ(lines, 2000);

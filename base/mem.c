@@ -1,8 +1,8 @@
 /*
  * base/mem.c: memory for the runtime, by bare system calls.
  *
- * Bare, because libfarmem interposes mmap, munmap and madvise: what the runtime maps for itself must never pass
- * through there, or it could become far-capable (invariant 8).
+ * Bare, because libfarmem interposes mmap, munmap and madvise: what the runtime maps for itself
+ * must never pass through there, or it could become far-capable (invariant 8).
  */
 #include "base/mem.h"
 

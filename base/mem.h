@@ -1,5 +1,6 @@
 /*
- * base/mem.h: memory for the runtime itself: straight from mmap, zeroed, never from malloc (invariant 8).
+ * base/mem.h: memory for the runtime itself: straight from mmap, zeroed, never from malloc
+ * (invariant 8).
  */
 #ifndef FM_BASE_MEM_H
 #define FM_BASE_MEM_H
@@ -9,7 +10,8 @@
 
 #include "base/compiler.h"
 
-/* Anonymous zeroed memory, page aligned, not reserved against overcommit. NULL when there is none. */
+/* Anonymous zeroed memory, page aligned, not reserved against overcommit. NULL when there is none.
+ */
 void *mem_map(size_t bytes) FM_MUST_USE;
 /* The same on huge pages when the machine gives any (MADV_HUGEPAGE; 2 MiB aligned). */
 void *mem_map_huge(size_t bytes) FM_MUST_USE;

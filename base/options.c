@@ -1,8 +1,9 @@
 /*
  * base/options.c: setting values from defaults, a file, the environment and flags, by one table.
  *
- * Called at start-up by every program and by the preload's constructor: no malloc, nothing kept, no globals but
- * `environ`. Every error is one line that names where the value came from, the option, and what would do.
+ * Called at start-up by every program and by the preload's constructor: no malloc, nothing kept, no
+ * globals but `environ`. Every error is one line that names where the value came from, the option,
+ * and what would do.
  *
  * Invariants:
  *   1. A value is checked completely before a byte of the caller's struct is written.
@@ -57,8 +58,8 @@ void option_variable_name(const struct option_spec *spec, char *text, size_t siz
 	}
 }
 
-static const struct option_spec *option_find(const struct option_spec *specs, unsigned count,
-	const char *name, size_t length)
+static const struct option_spec *option_find(
+	const struct option_spec *specs, unsigned count, const char *name, size_t length)
 {
 	for (unsigned i = 0; i < count; i++) {
 		if (strlen(specs[i].name) == length && memcmp(specs[i].name, name, length) == 0)
@@ -92,8 +93,8 @@ static unsigned option_distance(const char *a, size_t a_length, const char *b)
 }
 
 /* The name the user may have meant, or NULL. */
-static const struct option_spec *option_nearest(const struct option_spec *specs, unsigned count,
-	const char *name, size_t length)
+static const struct option_spec *option_nearest(
+	const struct option_spec *specs, unsigned count, const char *name, size_t length)
 {
 	const struct option_spec *nearest = NULL;
 	unsigned best = 3; /* further away is another word */
@@ -138,8 +139,8 @@ static void option_print_choices(const struct option_spec *spec, char *text, siz
 	size_t used = (size_t)snprintf(text, size, "one of");
 
 	for (unsigned i = 0; spec->choices[i] != NULL && used < size; i++)
-		used += (size_t)snprintf(text + used, size - used, "%s %s", i == 0 ? "" : ",",
-			spec->choices[i]);
+		used += (size_t)snprintf(
+			text + used, size - used, "%s %s", i == 0 ? "" : ",", spec->choices[i]);
 }
 
 /* What would have been a value, for the error line. */
@@ -171,15 +172,16 @@ static void option_print_wanted(const struct option_spec *spec, char *text, size
 		option_print_choices(spec, text, size);
 		break;
 	case OPTION_CODE:
-		snprintf(text, size, "K+M such as 4+2, with K 1 to %d and M 0 to %d", OPTION_CODE_K_MAX,
-			OPTION_CODE_M_MAX);
+		snprintf(text, size, "K+M such as 4+2, with K 1 to %d and M 0 to %d",
+			OPTION_CODE_K_MAX, OPTION_CODE_M_MAX);
 		break;
 	}
 }
 
 static int option_parse_bool(const char *text, bool *value)
 {
-	static const char *const words[2][4] = {{"no", "off", "false", "0"}, {"yes", "on", "true", "1"}};
+	static const char *const words[2][4] = {
+		{"no", "off", "false", "0"}, {"yes", "on", "true", "1"}};
 
 	for (unsigned i = 0; i < 2; i++) {
 		for (unsigned j = 0; j < FM_ARRAY_COUNT(words[i]); j++) {
@@ -267,8 +269,8 @@ static int option_store_from(const struct option_spec *spec, void *into, const c
 		OPTION_SHOWN, text, strlen(text) > OPTION_SHOWN ? "..." : "", wanted);
 }
 
-int options_set_defaults(const struct option_spec *specs, unsigned count, void *into,
-	struct option_error *error)
+int options_set_defaults(
+	const struct option_spec *specs, unsigned count, void *into, struct option_error *error)
 {
 	error->text[0] = '\0';
 	for (unsigned i = 0; i < count; i++) {
@@ -329,7 +331,8 @@ static int option_file_byte(struct option_file *file)
 			got = read(file->fd, file->buffer, sizeof(file->buffer));
 		} while (got < 0 && errno == EINTR);
 		if (got < 0)
-			return errno == EPERM ? -EACCES : -errno; /* -EPERM is -1, our end of file */
+			return errno == EPERM ? -EACCES
+					      : -errno; /* -EPERM is -1, our end of file */
 		if (got == 0)
 			return -1;
 		file->filled = (size_t)got;
@@ -355,7 +358,8 @@ static int option_file_line(struct option_file *file, char *line, struct option_
 		line[length++] = (char)byte;
 	}
 	if (byte < -1)
-		return option_fail(error, "%.200s: cannot read: %s", file->path, strerrordesc_np(-byte));
+		return option_fail(
+			error, "%.200s: cannot read: %s", file->path, strerrordesc_np(-byte));
 	line[length] = '\0';
 	return 1;
 }
@@ -380,7 +384,8 @@ static int option_file_set(const struct option_spec *specs, unsigned count, void
 	if (spec == NULL || spec->flag_only) {
 		near = option_nearest(specs, count, key, strlen(key));
 		return option_fail(error, "%.200s:%u: unknown key \"%.80s\"%s%s%s", file->path,
-			file->line_number, key, near == NULL ? "; --help lists the keys" : "; did you mean ",
+			file->line_number, key,
+			near == NULL ? "; --help lists the keys" : "; did you mean ",
 			near == NULL ? "" : near->name, near == NULL ? "" : "?");
 	}
 	snprintf(source.text, sizeof(source.text), "%.100s:%u: %s", file->path, file->line_number,
@@ -404,7 +409,8 @@ int options_read_file(const struct option_spec *specs, unsigned count, void *int
 		if (result != 0)
 			break;
 		if (file.line_number >= OPTION_LINES_MAX) {
-			result = option_fail(error, "%.200s: more than %d lines", path, OPTION_LINES_MAX);
+			result = option_fail(
+				error, "%.200s: more than %d lines", path, OPTION_LINES_MAX);
 			break;
 		}
 	}
@@ -414,8 +420,8 @@ int options_read_file(const struct option_spec *specs, unsigned count, void *int
 
 /* ---- the environment ---- */
 
-static const struct option_spec *option_find_variable(const struct option_spec *specs, unsigned count,
-	const char *name, size_t length)
+static const struct option_spec *option_find_variable(
+	const struct option_spec *specs, unsigned count, const char *name, size_t length)
 {
 	char variable[OPTION_NAME_MAX + sizeof(VARIABLE_PREFIX)];
 
@@ -438,8 +444,8 @@ static bool option_is_known_other(const char *const *known_others, const char *n
 	return false;
 }
 
-static int option_unknown_variable(const struct option_spec *specs, unsigned count, const char *name,
-	size_t length, struct option_error *error)
+static int option_unknown_variable(const struct option_spec *specs, unsigned count,
+	const char *name, size_t length, struct option_error *error)
 {
 	char nearest[OPTION_NAME_MAX + sizeof(VARIABLE_PREFIX)], key[OPTION_NAME_MAX] = "";
 	const struct option_spec *spec;
@@ -449,7 +455,8 @@ static int option_unknown_variable(const struct option_spec *specs, unsigned cou
 		key[i - prefix] = name[i] == '_' ? '-' : (char)(name[i] | 0x20);
 	spec = option_nearest(specs, count, key, strlen(key));
 	if (spec == NULL || spec->flag_only)
-		return option_fail(error, "%.*s: unknown variable; unset it (--help lists the options)",
+		return option_fail(error,
+			"%.*s: unknown variable; unset it (--help lists the options)",
 			(int)FM_MIN(length, OPTION_SHOWN), name);
 	option_variable_name(spec, nearest, sizeof(nearest));
 	return option_fail(error, "%.*s: unknown variable; did you mean %s?",
@@ -466,7 +473,8 @@ int options_read_environment(const struct option_spec *specs, unsigned count, vo
 		char name[OPTION_NAME_MAX + sizeof(VARIABLE_PREFIX)];
 		size_t length;
 
-		if (equals == NULL || strncmp(*variable, VARIABLE_PREFIX, strlen(VARIABLE_PREFIX)) != 0)
+		if (equals == NULL ||
+			strncmp(*variable, VARIABLE_PREFIX, strlen(VARIABLE_PREFIX)) != 0)
 			continue;
 		length = (size_t)(equals - *variable);
 		if (option_is_known_other(known_others, *variable, length))
@@ -499,8 +507,10 @@ static int option_unknown_flag(const struct option_spec *specs, unsigned count, 
 	int shown = (int)FM_MIN(strcspn(word, "="), OPTION_SHOWN);
 
 	if (near == NULL)
-		return option_fail(error, "%.*s: unknown flag; --help lists the flags", shown, word);
-	return option_fail(error, "%.*s: unknown flag; did you mean --%s?", shown, word, near->name);
+		return option_fail(
+			error, "%.*s: unknown flag; --help lists the flags", shown, word);
+	return option_fail(
+		error, "%.*s: unknown flag; did you mean --%s?", shown, word, near->name);
 }
 
 static int option_take_apart(const struct option_spec *specs, unsigned count, const char *word,
@@ -546,7 +556,8 @@ int options_read_flags(const struct option_spec *specs, unsigned count, void *in
 			flag.value = "yes";
 		if (flag.value == NULL && *index >= argc)
 			return option_fail(error, "%s: a value is missing: write %s %s", flag.shown,
-				flag.shown, flag.spec->argument != NULL ? flag.spec->argument : "VALUE");
+				flag.shown,
+				flag.spec->argument != NULL ? flag.spec->argument : "VALUE");
 		if (flag.value == NULL)
 			flag.value = argv[(*index)++];
 		if (option_store_from(flag.spec, into, flag.value, flag.shown, error) != 0)

@@ -1,9 +1,10 @@
 /*
  * base/options_fuzz.c: random bytes into every parser a user's text can reach.
  *
- * With clang it is a libFuzzer target (-runs=N, or a corpus directory); with other compilers it has a
- * driver that makes inputs from a fixed seed out of pieces of valid text. Both check what must hold for any input:
- * a refused value changes nothing, an accepted one reads back as itself, an error is one printable line.
+ * With clang it is a libFuzzer target (-runs=N, or a corpus directory); with other compilers it has
+ * a driver that makes inputs from a fixed seed out of pieces of valid text. Both check what must
+ * hold for any input: a refused value changes nothing, an accepted one reads back as itself, an
+ * error is one printable line.
  */
 #include "base/config.h"
 
@@ -54,7 +55,8 @@ static void fuzz_set(const char *name, const char *value)
 		back = before;
 		FM_ASSERT(options_format(&config_specs[i], &config, text, sizeof(text)) >= 0);
 		FM_ASSERT_EQ(
-			options_set(config_specs, config_specs_count, &back, name, text, &error), 0);
+			options_set(config_specs, config_specs_count, &back, name, text, &error),
+			0);
 		FM_ASSERT_EQ(memcmp(&config, &back, sizeof(config)), 0);
 	}
 	fuzz_check_error(config_check(&config, &error), &error);
@@ -144,9 +146,10 @@ static uint64_t driver_random(uint64_t *state)
 /* Pieces of valid text, single bytes, and now and then a long run of one byte. */
 static size_t driver_append(uint8_t *input, size_t length, uint64_t *state)
 {
-	static const char *const pieces[] = {"--local", "local", "=", " = ", "25%", "64M", "1.5G", "4+2",
-		"\n", "h1:7400", ",", "[::1]:80", "200ms", "min", "--", "-l", "region-size", "nodes",
-		"18446744073709551615", "9", "0", ".", "#", "kill", "\t", "%", "99999999999999999999"};
+	static const char *const pieces[] = {"--local", "local", "=", " = ", "25%", "64M", "1.5G",
+		"4+2", "\n", "h1:7400", ",", "[::1]:80", "200ms", "min", "--", "-l", "region-size",
+		"nodes", "18446744073709551615", "9", "0", ".", "#", "kill", "\t", "%",
+		"99999999999999999999"};
 	uint64_t dice = driver_random(state);
 	size_t run = dice % 50 == 0 ? driver_random(state) % 5000 : 1;
 	const char *piece = pieces[(dice >> 8) % FM_ARRAY_COUNT(pieces)];

@@ -1,8 +1,9 @@
 /*
- * base/options_help.c: the option table turned back into text: one value, --help, and man page items.
+ * base/options_help.c: the option table turned back into text: one value, --help, and man page
+ * items.
  *
- * Called by programs and by the man page generator. Written with write(2) in small pieces; no stdio stream, so
- * that the preload may use it as well.
+ * Called by programs and by the man page generator. Written with write(2) in small pieces; no stdio
+ * stream, so that the preload may use it as well.
  */
 #include "base/options_table.h"
 
@@ -42,8 +43,8 @@ int options_format(const struct option_spec *spec, const void *from, char *text,
 		else if (share->permille % 10 == 0)
 			length = snprintf(text, size, "%u%%", share->permille / 10);
 		else
-			length = snprintf(text, size, "%u.%u%%", share->permille / 10,
-				share->permille % 10);
+			length = snprintf(
+				text, size, "%u.%u%%", share->permille / 10, share->permille % 10);
 		break;
 	case OPTION_STRING:
 		length = snprintf(text, size, "%s", (const char *)field);
@@ -107,18 +108,20 @@ void options_print_help(const struct option_spec *specs, unsigned count, int fd)
 			snprintf(letter, sizeof(letter), "-%c, ", spec->letter);
 		snprintf(flag, sizeof(flag), "  %s--%s%s%s", letter, spec->name,
 			spec->type == OPTION_BOOL ? "" : " ",
-			spec->type == OPTION_BOOL	? ""
-			: spec->argument != NULL ? spec->argument
-						 : "VALUE");
+			spec->type == OPTION_BOOL ? ""
+			: spec->argument != NULL  ? spec->argument
+						  : "VALUE");
 		/* a flag that reaches into the description's column gets a line of its own */
-		help_print(fd, "%-*s%s", HELP_COLUMN, flag,
-			strlen(flag) >= HELP_COLUMN ? "\n" : "");
+		help_print(
+			fd, "%-*s%s", HELP_COLUMN, flag, strlen(flag) >= HELP_COLUMN ? "\n" : "");
 		for (bool first = strlen(flag) < HELP_COLUMN;; first = false) {
 			size_t length = strcspn(help, "\n");
 			bool last = help[length] == '\0';
 
-			help_print(fd, "%*s%.*s%s\n", first ? 0 : HELP_COLUMN, "", (int)length, help,
-				last ? help_default(spec, shown_default, sizeof(shown_default)) : "");
+			help_print(fd, "%*s%.*s%s\n", first ? 0 : HELP_COLUMN, "", (int)length,
+				help,
+				last ? help_default(spec, shown_default, sizeof(shown_default))
+				     : "");
 			if (last)
 				break;
 			help += length + 1;

@@ -1,5 +1,6 @@
 /*
- * base/options_table.h: what parse.c, options.c, options_help.c and config.c share. Nobody else includes it.
+ * base/options_table.h: what parse.c, options.c, options_help.c and config.c share. Nobody else
+ * includes it.
  */
 #ifndef FM_BASE_OPTIONS_TABLE_H
 #define FM_BASE_OPTIONS_TABLE_H

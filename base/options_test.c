@@ -1,4 +1,7 @@
-/* base/options_test.c: one table, four sources; every error one line naming the thing and the cure. */
+/*
+ * base/options_test.c: one table, four sources; every error one line naming the thing and the
+ * cure.
+ */
 #include "base/options.h"
 
 #include <errno.h>
@@ -20,22 +23,65 @@ struct sample {
 
 static const char *const colors[] = {"red", "green", "blue", NULL};
 static const struct option_spec specs[] = {
-	{.name = "loud", .letter = 'v', .type = OPTION_BOOL, .offset = AT(loud), .help = "say more"},
-	{.name = "count", .letter = 'c', .type = OPTION_COUNT, .offset = AT(count), .min = 1, .max = 10,
-		.value = "3", .argument = "COUNT", .help = "how many"},
-	{.name = "page-size", .type = OPTION_SIZE, .offset = AT(size), .min = 4096, .value = "64M",
-		.argument = "SIZE", .help = "how large"},
-	{.name = "time", .type = OPTION_DURATION, .offset = AT(time), .max = 60000000000, .value = "2s",
-		.argument = "TIME", .help = "how long"},
-	{.name = "share", .type = OPTION_SHARE, .offset = AT(share), .value = "25%",
-		.argument = "SIZE|PERCENT", .help = "how much of it\nor of that"},
-	{.name = "name", .letter = 'n', .type = OPTION_STRING, .offset = AT(name), .size = 16,
-		.argument = "NAME", .help = "who"},
-	{.name = "color", .type = OPTION_CHOICE, .offset = AT(color), .choices = colors, .value = "green",
-		.argument = "red|green|blue", .help = "which"},
-	{.name = "ec", .type = OPTION_CODE, .offset = AT(code), .value = "4+2", .argument = "K+M",
+	{.name = "loud",
+		.letter = 'v',
+		.type = OPTION_BOOL,
+		.offset = AT(loud),
+		.help = "say more"},
+	{.name = "count",
+		.letter = 'c',
+		.type = OPTION_COUNT,
+		.offset = AT(count),
+		.min = 1,
+		.max = 10,
+		.value = "3",
+		.argument = "COUNT",
+		.help = "how many"},
+	{.name = "page-size",
+		.type = OPTION_SIZE,
+		.offset = AT(size),
+		.min = 4096,
+		.value = "64M",
+		.argument = "SIZE",
+		.help = "how large"},
+	{.name = "time",
+		.type = OPTION_DURATION,
+		.offset = AT(time),
+		.max = 60000000000,
+		.value = "2s",
+		.argument = "TIME",
+		.help = "how long"},
+	{.name = "share",
+		.type = OPTION_SHARE,
+		.offset = AT(share),
+		.value = "25%",
+		.argument = "SIZE|PERCENT",
+		.help = "how much of it\nor of that"},
+	{.name = "name",
+		.letter = 'n',
+		.type = OPTION_STRING,
+		.offset = AT(name),
+		.size = 16,
+		.argument = "NAME",
+		.help = "who"},
+	{.name = "color",
+		.type = OPTION_CHOICE,
+		.offset = AT(color),
+		.choices = colors,
+		.value = "green",
+		.argument = "red|green|blue",
+		.help = "which"},
+	{.name = "ec",
+		.type = OPTION_CODE,
+		.offset = AT(code),
+		.value = "4+2",
+		.argument = "K+M",
 		.help = "code"},
-	{.name = "json", .type = OPTION_BOOL, .offset = AT(json), .flag_only = true, .help = "as JSON"},
+	{.name = "json",
+		.type = OPTION_BOOL,
+		.offset = AT(json),
+		.flag_only = true,
+		.help = "as JSON"},
 };
 #define COUNT ((unsigned)FM_ARRAY_COUNT(specs))
 
@@ -56,8 +102,8 @@ static int read_flags(int *index, const char *const *argv)
 	while (argv[argc] != NULL)
 		argc++;
 	*index = 1;
-	return options_read_flags(specs, COUNT, &sample, argc, (char *const *)(uintptr_t)argv, index,
-		&error);
+	return options_read_flags(
+		specs, COUNT, &sample, argc, (char *const *)(uintptr_t)argv, index, &error);
 }
 
 #define FLAGS(...) read_flags(&index, (const char *const[]){"prog", __VA_ARGS__, NULL})
@@ -106,8 +152,8 @@ TEST(flags_of_every_type_are_read_with_and_without_equals)
 	int index;
 
 	defaults();
-	CHECK_EQ(FLAGS("--loud", "--count", "7", "--page-size=1G", "--time", "10ms", "--share=64M", "-n",
-			 "bob", "--color", "blue", "--ec=8+3", "--json=no"),
+	CHECK_EQ(FLAGS("--loud", "--count", "7", "--page-size=1G", "--time", "10ms", "--share=64M",
+			 "-n", "bob", "--color", "blue", "--ec=8+3", "--json=no"),
 		0);
 	CHECK_EQ(index, 14);
 	CHECK(sample.loud && !sample.json);
@@ -165,7 +211,8 @@ TEST(unknown_flags_are_errors_with_the_likely_one_named)
 	CHECK_EQ(FLAGS("--COUNT=3"), -EINVAL);
 	CHECK_EQ(FLAGS("---count=3"), -EINVAL);
 	CHECK_EQ(FLAGS("--=3"), -EINVAL);
-	CHECK_EQ(FLAGS("--coun=3"), -EINVAL); /* no abbreviations: they break when a flag is added */
+	CHECK_EQ(
+		FLAGS("--coun=3"), -EINVAL); /* no abbreviations: they break when a flag is added */
 	CHECK_EQ(sample.count, 3);
 }
 
@@ -213,7 +260,8 @@ TEST(a_string_that_is_too_long_is_an_error_not_cut)
 	CHECK_EQ(FLAGS("--name=123456789012345"), 0);
 	CHECK_STR_EQ(sample.name, "123456789012345");
 	CHECK_EQ(FLAGS("--name=1234567890123456"), -EINVAL);
-	CHECK_STR_EQ(error.text, "--name: \"1234567890123456\" will not do: give at most 15 characters");
+	CHECK_STR_EQ(
+		error.text, "--name: \"1234567890123456\" will not do: give at most 15 characters");
 	CHECK_STR_EQ(sample.name, "123456789012345");
 	CHECK_EQ(FLAGS("--name=a"), 0); /* and the rest of the old one is wiped */
 	CHECK_EQ(memcmp(sample.name, "a\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16), 0);
@@ -241,7 +289,8 @@ TEST(an_error_is_one_short_line_whatever_the_value)
 TEST(a_file_sets_values_and_allows_comments_and_blanks)
 {
 	defaults();
-	CHECK_EQ(read_file("# a comment\n\n  count = 9  \r\npage-size=8K\n\t# another\nname = a = b\nloud=yes"),
+	CHECK_EQ(read_file("# a comment\n\n  count = 9  \r\npage-size=8K\n\t# another\nname = a = "
+			   "b\nloud=yes"),
 		0);
 	CHECK_EQ(sample.count, 9);
 	CHECK_EQ(sample.size, 8192);
@@ -319,7 +368,8 @@ TEST(variables_set_values_and_unknown_ones_are_errors)
 	CHECK_EQ(read_environment("FARMEM_PAGE_SIZE=8Q", NULL), -EINVAL);
 	CHECK_CONTAINS(error.text, "FARMEM_PAGE_SIZE: \"8Q\" will not do");
 	CHECK_EQ(read_environment("FARMEM_PAGESIZE=8K", NULL), -EINVAL);
-	CHECK_STR_EQ(error.text, "FARMEM_PAGESIZE: unknown variable; did you mean FARMEM_PAGE_SIZE?");
+	CHECK_STR_EQ(
+		error.text, "FARMEM_PAGESIZE: unknown variable; did you mean FARMEM_PAGE_SIZE?");
 	CHECK_EQ(read_environment("FARMEM_=8K", NULL), -EINVAL);
 	CHECK_EQ(read_environment("FARMEM_QWERTYUIOP=1", NULL), -EINVAL);
 	CHECK_EQ(read_environment("FARMEM_JSON=1", NULL), -EINVAL);
@@ -360,8 +410,8 @@ TEST(what_is_formatted_reads_back_as_the_same)
 	int index;
 
 	defaults();
-	CHECK_EQ(FLAGS("-v", "-c9", "--page-size=12345", "--time=1500us", "--share=12.5%", "-n", "x y",
-			 "--color=red", "--ec=6+1", "--json"),
+	CHECK_EQ(FLAGS("-v", "-c9", "--page-size=12345", "--time=1500us", "--share=12.5%", "-n",
+			 "x y", "--color=red", "--ec=6+1", "--json"),
 		0);
 	memset(&twin, 0, sizeof(twin));
 	for (unsigned i = 0; i < COUNT; i++) {
@@ -401,7 +451,8 @@ TEST(help_names_every_flag_with_default_and_stays_within_100_columns)
 		CHECK_CONTAINS(shown, flag);
 	}
 	CHECK_CONTAINS(shown, "  -c, --count COUNT           how many (default 3)\n");
-	CHECK_CONTAINS(shown, "how much of it\n                              or of that (default 25%)\n");
+	CHECK_CONTAINS(
+		shown, "how much of it\n                              or of that (default 25%)\n");
 	for (const char *line = shown; *line != '\0'; line += strcspn(line, "\n") + 1)
 		CHECK_LE(strcspn(line, "\n"), 100);
 }
@@ -409,8 +460,9 @@ TEST(help_names_every_flag_with_default_and_stays_within_100_columns)
 TEST(man_page_items_name_flag_argument_and_variable)
 {
 	show(options_print_man);
-	CHECK_CONTAINS(shown, ".TP\n\\fB\\-\\-page\\-size\\fR \\fISIZE\\fR\nhow large (default 64M).\n"
-			      "Variable \\fBFARMEM_PAGE_SIZE\\fR.\n");
+	CHECK_CONTAINS(shown,
+		".TP\n\\fB\\-\\-page\\-size\\fR \\fISIZE\\fR\nhow large (default 64M).\n"
+		"Variable \\fBFARMEM_PAGE_SIZE\\fR.\n");
 	CHECK(strstr(shown, "FARMEM_JSON") == NULL);
 	unlink("options_test.conf");
 }

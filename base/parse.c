@@ -1,8 +1,8 @@
 /*
  * base/parse.c: the words users write for sizes, shares, times and codes, and back.
  *
- * Called by options.c, config.c and tests. Strict: the whole text is the value, no signs, no spaces, and what
- * does not fit into 64 bits is an error, never a surprise.
+ * Called by options.c, config.c and tests. Strict: the whole text is the value, no signs, no
+ * spaces, and what does not fit into 64 bits is an error, never a surprise.
  */
 #include "base/options_table.h"
 
@@ -78,7 +78,8 @@ static int parse_number(const char **at, struct parse_number *number)
 	return 0;
 }
 
-/* number * factor, rounded down; a fraction of the smallest unit is nonsense, and so is overflow. */
+/* number * factor, rounded down; a fraction of the smallest unit is nonsense, and so is overflow.
+ */
 static int parse_scale(const struct parse_number *number, uint64_t factor, uint64_t *value)
 {
 	unsigned __int128 sum = (unsigned __int128)number->whole * factor +
@@ -143,7 +144,8 @@ int parse_share(const char *text, struct option_share *share)
 		*share = (struct option_share){.bytes = bytes};
 		return 0;
 	}
-	if (number.scale > 10 || number.whole > 100 || (number.whole == 100 && number.fraction != 0))
+	if (number.scale > 10 || number.whole > 100 ||
+		(number.whole == 100 && number.fraction != 0))
 		return -EINVAL; /* tenths of a percent are as fine as it gets */
 	*share = (struct option_share){
 		.permille = (uint32_t)(number.whole * 10 + number.fraction),

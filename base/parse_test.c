@@ -1,4 +1,7 @@
-/* base/parse_test.c: sizes, shares, times and codes: what is read, what is refused, and the way back. */
+/*
+ * base/parse_test.c: sizes, shares, times and codes: what is read, what is refused, and the
+ * way back.
+ */
 #include "base/options_table.h"
 
 #include <errno.h>
@@ -29,10 +32,10 @@ TEST(sizes_are_read_exactly)
 
 TEST(nonsense_sizes_are_refused_and_leave_the_value_alone)
 {
-	const char *const bad[] = {"", " ", "M", "-1", "+1", "1 M", " 1M", "1M ", "1.M", ".5M", "1.5",
-		"1.5B", "64X", "64MM", "64Mi", "64iB", "0x10", "1e6", "16E", "18446744073709551616",
-		"99999999999999999999999999", "18014398509481984K", "1,5G", "25%", "1.0000000001G",
-		"inf", "nan", "64\xc2\xb5", "1..5M", "64KiBs"};
+	const char *const bad[] = {"", " ", "M", "-1", "+1", "1 M", " 1M", "1M ", "1.M", ".5M",
+		"1.5", "1.5B", "64X", "64MM", "64Mi", "64iB", "0x10", "1e6", "16E",
+		"18446744073709551616", "99999999999999999999999999", "18014398509481984K", "1,5G",
+		"25%", "1.0000000001G", "inf", "nan", "64\xc2\xb5", "1..5M", "64KiBs"};
 	uint64_t bytes = 17;
 
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(bad); i++) {
@@ -65,8 +68,8 @@ TEST(shares_are_sizes_or_percentages_to_a_tenth)
 
 TEST(nonsense_shares_are_refused)
 {
-	const char *const bad[] = {"%", "101%", "100.1%", "-5%", "25%%", "25 %", "25%x", "12.55%", "25.%",
-		".5%", "4294967297%", "18446744073709551616%", "", "M%"};
+	const char *const bad[] = {"%", "101%", "100.1%", "-5%", "25%%", "25 %", "25%x", "12.55%",
+		"25.%", ".5%", "4294967297%", "18446744073709551616%", "", "M%"};
 	struct option_share share = {1, 2};
 
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(bad); i++) {
@@ -106,8 +109,8 @@ TEST(nonsense_durations_are_refused)
 
 TEST(codes_are_read_and_nonsense_is_refused)
 {
-	const char *const bad[] = {"", "4", "4+", "+2", "4-2", "4+2+1", "0+2", "17+2", "4+5", "4 + 2",
-		"-4+2", "4+2 ", "4294967300+2", "4+4294967298", "four+two", "4.0+2"};
+	const char *const bad[] = {"", "4", "4+", "+2", "4-2", "4+2+1", "0+2", "17+2", "4+5",
+		"4 + 2", "-4+2", "4+2 ", "4294967300+2", "4+4294967298", "four+two", "4.0+2"};
 	struct option_code code;
 
 	CHECK_EQ(parse_code("4+2", &code), 0);
@@ -125,7 +128,8 @@ TEST(codes_are_read_and_nonsense_is_refused)
 
 TEST(counts_are_decimal_and_fit_64_bits)
 {
-	const char *const bad[] = {"", "-1", "+1", "1.0", "1K", " 1", "1 ", "0x1", "18446744073709551616"};
+	const char *const bad[] = {
+		"", "-1", "+1", "1.0", "1K", " 1", "1 ", "0x1", "18446744073709551616"};
 	uint64_t count = 17;
 
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(bad); i++) {

@@ -6,8 +6,10 @@
  *   turn == p + 1          filled, waits for the pop that owns position p
  *   turn == p + capacity   free again, for the next round
  * Invariants:
- *   1. Only the thread whose compare-and-swap moved tail (head) past p writes (reads) the cell of p.
- *   2. The release store of `turn` pairs with the other side's acquire load of it: the value goes with it.
+ *   1. Only the thread whose compare-and-swap moved tail (head) past p writes (reads) the cell of
+ * p.
+ *   2. The release store of `turn` pairs with the other side's acquire load of it: the value goes
+ * with it.
  */
 #include "base/ring.h"
 
@@ -87,8 +89,8 @@ bool ring_pop(struct ring *r, uint64_t *value)
 		if (atomic_compare_exchange_weak_explicit(&r->head, &position, position + 1,
 			    memory_order_relaxed, memory_order_relaxed)) {
 			*value = cell->value;
-			atomic_store_explicit(&cell->turn, position + r->mask + 1,
-				memory_order_release);
+			atomic_store_explicit(
+				&cell->turn, position + r->mask + 1, memory_order_release);
 			return true;
 		}
 	}

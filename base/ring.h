@@ -1,5 +1,6 @@
 /*
- * base/ring.h: bounded queue of 64-bit values, many producers and many consumers, no locks, no malloc.
+ * base/ring.h: bounded queue of 64-bit values, many producers and many consumers, no locks, no
+ * malloc.
  *
  * Sized once; memory comes from mem_map(). push fails when full, pop fails when empty: the caller
  * decides what to do (invariant 10: every queue has a bound with a name).

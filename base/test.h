@@ -1,13 +1,16 @@
 /*
- * base/test.h: what a unit test needs, in one header. Included by x_test.c files only, once per program.
+ * base/test.h: what a unit test needs, in one header. Included by x_test.c files only, once per
+ * program.
  *
  *     TEST(a_ring_that_is_full_refuses_a_push) { ...  CHECK_EQ(ring_count(&r), 4); ... }
  *
- * Every TEST registers itself; main, defined here, runs them in the order of the file and prints a line for each.
- * `./x_test WORD` runs those whose names contain WORD. A failed CHECK ends its case and the next one goes on; on
- * any other thread than main's it ends the program. TEST_SKIP("reason") ends its case as skipped. Exit status: 1
- * if any case failed, 77 if all were skipped (last line "SKIP: reason"), else 0.
- * Define TEST_MAIN_OWN before including to write main yourself; call test_main(argc, argv) from it.
+ * Every TEST registers itself; main, defined here, runs them in the order of the file and prints a
+ * line for each.
+ * `./x_test WORD` runs those whose names contain WORD. A failed CHECK ends its case and the next
+ * one goes on; on any other thread than main's it ends the program. TEST_SKIP("reason") ends its
+ * case as skipped. Exit status: 1 if any case failed, 77 if all were skipped (last line "SKIP:
+ * reason"), else 0. Define TEST_MAIN_OWN before including to write main yourself; call
+ * test_main(argc, argv) from it.
  */
 #ifndef FM_BASE_TEST_H
 #define FM_BASE_TEST_H
@@ -45,7 +48,8 @@ static inline void test_register(const char *name, void (*run)(void))
 	test_cases[test_cases_count++] = (struct test_case){name, run};
 }
 
-/* Ends the case; does not return. Another thread cannot jump into main's frame: it ends the program. */
+/* Ends the case; does not return. Another thread cannot jump into main's frame: it ends the
+ * program. */
 FM_NORETURN static inline void test_end_case(int outcome)
 {
 	fflush(stdout);
@@ -60,8 +64,8 @@ FM_NORETURN static inline void test_fail(const char *file, int line, const char 
 	test_end_case(TEST_FAILED);
 }
 
-FM_NORETURN static inline void test_fail_pair(const char *file, int line, const char *what,
-	unsigned long long a, unsigned long long b)
+FM_NORETURN static inline void test_fail_pair(
+	const char *file, int line, const char *what, unsigned long long a, unsigned long long b)
 {
 	printf("    %s:%d: %s: %lld, %lld (0x%llx, 0x%llx)\n", file, line, what, (long long)a,
 		(long long)b, a, b);

@@ -1,0 +1,162 @@
+/*
+ * memnode/ctl_service_fuzz.c: arbitrary bytes into every handler of the node's control plane.
+ *
+ * Input: one byte choosing the method, then the message. Whatever it is: no crash, no memory lent beyond the
+ * limit, an answer or a status of the contract. Built with -fsanitize=fuzzer it is a libFuzzer target;
+ * otherwise it runs ROUNDS inputs made by mutating well-formed messages, from a seed (argument 1).
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "memnode/ctl_service.h"
+#include "rpc/ctl_memnode.h"
+
+#define MEMORY_BYTES (1ull << 20)
+#define ROUNDS 20000
+#define INPUT_BYTES_MAX 4096
+
+static struct lease_table *table;
+static struct ctl_service service;
+static struct fabric_capability held; /* so that some inputs pass every check */
+
+static void node_start(void)
+{
+	static const uint8_t client[CTL_CLIENT_BYTES] = {1};
+	struct lease_table_options leases = {.memory_bytes = MEMORY_BYTES};
+	if (lease_table_open(&leases, &table) != 0)
+		FM_PANIC("no lease table");
+	struct ctl_service_options options = {
+		.table = table, .name = "f", .host = "h", .data_path = "", .reserves_max = 2};
+	ctl_service_open(&service, &options);
+	if (lease_reserve(table, client, 4096, &held) != 0)
+		FM_PANIC("no memory");
+}
+
+static void node_check(void)
+{
+	struct lease_usage usage;
+	lease_table_usage(table, &usage);
+	FM_ASSERT_LE(usage.leased_bytes, MEMORY_BYTES);
+	FM_ASSERT_EQ(service.calls_running, 0);
+	FM_ASSERT_EQ(service.reserves_running, 0);
+	/* A full table would make the rest of the run one long refusal. */
+	if (usage.leased_bytes > MEMORY_BYTES / 2) {
+		lease_table_close(table);
+		node_start();
+	}
+}
+
+static void check_outcome(int error, const struct ctl_reply *reply)
+{
+	switch (error) {
+	case 0:
+		FM_ASSERT(reply->bytes != NULL);
+		break;
+	case -EINVAL:
+	case -EACCES:
+	case -ENOMEM:
+	case -ENOENT:
+		FM_ASSERT(reply->text[0] != '\0');
+		break;
+	default:
+		FM_PANIC("a status outside the contract: %d", error);
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	unsigned count;
+	const struct ctl_method *methods = ctl_service_methods(&count);
+	if (table == NULL)
+		node_start();
+	if (size == 0)
+		return 0;
+	struct ctl_reply reply = {0};
+	int error = methods[data[0] % count].handle(&service, data + 1, size - 1, &reply);
+	check_outcome(error, &reply);
+	free(reply.bytes);
+	node_check();
+	return 0;
+}
+
+#ifndef FM_LIBFUZZER
+static uint64_t state;
+
+static uint64_t roll(uint64_t below)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state % below;
+}
+
+/* A message some client might have sent, behind its method's byte. */
+static size_t honest_input(uint8_t *input)
+{
+	static const uint8_t client[CTL_CLIENT_BYTES] = {1};
+	struct fabric_capability capabilities[3] = {held, held, held};
+	struct ctl_packed packed = {0};
+	int error = 0;
+	input[0] = (uint8_t)roll(6);
+	if (input[0] == 0)
+		error = ctl_pack_reserve(client, 4096 * roll(20), &packed);
+	else if (input[0] <= 2)
+		error = ctl_pack_leases(input[0] == 1 ? CTL_METHOD_RELEASE : CTL_METHOD_KEEPALIVE,
+			capabilities, (unsigned)roll(4), &packed);
+	else if (input[0] == 3)
+		error = ctl_pack_fence(&held, &packed);
+	FM_ASSERT_EQ(error, 0);
+	if (packed.length != 0)
+		memcpy(input + 1, packed.bytes, packed.length);
+	size_t length = packed.length + 1;
+	ctl_packed_clear(&packed);
+	return length;
+}
+
+/* Flips, overwrites, cuts, repeats. */
+static size_t mutate(uint8_t *input, size_t length)
+{
+	for (uint64_t edits = roll(5); edits > 0; edits--) {
+		size_t at = (size_t)roll(length);
+		switch (roll(5)) {
+		case 0:
+			input[at] ^= (uint8_t)(1u << roll(8));
+			break;
+		case 1:
+			input[at] = (uint8_t)roll(256);
+			break;
+		case 2:
+			length = at + 1;
+			break;
+		case 3:
+			input[at] = 0xff;
+			break;
+		default:
+			if (length * 2 - at <= INPUT_BYTES_MAX) {
+				memmove(input + length, input + at, length - at);
+				length += length - at;
+			}
+		}
+	}
+	return length;
+}
+
+int main(int argc, char **argv)
+{
+	static uint8_t input[INPUT_BYTES_MAX];
+	state = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
+	if (state == 0)
+		state = 1;
+	printf("seed %llu, %d inputs\n", (unsigned long long)state, ROUNDS);
+	node_start();
+	for (unsigned i = 0; i < ROUNDS; i++)
+		LLVMFuzzerTestOneInput(input, mutate(input, honest_input(input)));
+	lease_table_close(table);
+	return 0;
+}
+#endif

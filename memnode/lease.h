@@ -25,11 +25,15 @@ struct lease_table;
 struct lease; /* counted reference while a data server uses it */
 
 struct lease_table_options {
-	uint64_t memory_bytes;     /* most to lend altogether */
-	uint64_t client_bytes;     /* quota per client; 0: none */
-	uint64_t keepalive_ns;     /* LEASED becomes ORPHANED after this without a sign of life; default 15 s */
-	uint64_t orphan_keep_ns;   /* default 10 min */
-	bool huge_pages;           /* try MFD_HUGETLB; falls back, saying so once */
+	uint64_t memory_bytes; /* most to lend altogether */
+	uint64_t client_bytes; /* quota per client; 0: none */
+	uint64_t
+		keepalive_ns; /* LEASED becomes ORPHANED after this without a sign of life; default 15 s */
+	uint64_t orphan_keep_ns; /* default 10 min */
+	/* Try MFD_HUGETLB, then transparent huge pages; falls back, saying so once. Not together with a data server
+	 * on a unix socket, unless `shared` says that one is there (then only transparent ones are tried). */
+	bool huge_pages;
+	bool shared; /* memfds will be handed to clients (shm) */
 };
 
 struct lease_usage {
@@ -38,7 +42,8 @@ struct lease_usage {
 	bool huge_pages; /* in force */
 };
 
-int lease_table_open(const struct lease_table_options *options, struct lease_table **table) FM_MUST_USE;
+int lease_table_open(
+	const struct lease_table_options *options, struct lease_table **table) FM_MUST_USE;
 void lease_table_close(struct lease_table *table);
 uint64_t lease_table_incarnation(const struct lease_table *table);
 void lease_table_usage(struct lease_table *table, struct lease_usage *usage);
@@ -47,8 +52,10 @@ void lease_table_usage(struct lease_table *table, struct lease_usage *usage);
 int lease_reserve(struct lease_table *table, const uint8_t client[16], uint64_t bytes,
 	struct fabric_capability *capability) FM_MUST_USE;
 /* All three: -EACCES when the capability is not right (key, lease, incarnation, epoch). */
-int lease_release(struct lease_table *table, const struct fabric_capability *capability) FM_MUST_USE;
-int lease_keepalive(struct lease_table *table, const struct fabric_capability *capability) FM_MUST_USE;
+int lease_release(
+	struct lease_table *table, const struct fabric_capability *capability) FM_MUST_USE;
+int lease_keepalive(
+	struct lease_table *table, const struct fabric_capability *capability) FM_MUST_USE;
 /* Raises the lease's epoch after cutting all connections that hold it: nothing sent before can land. */
 int lease_fence(struct lease_table *table, const struct fabric_capability *capability,
 	struct fabric_capability *renewed) FM_MUST_USE;
@@ -56,14 +63,28 @@ int lease_fence(struct lease_table *table, const struct fabric_capability *capab
 void lease_table_tick(struct lease_table *table, uint64_t now_ns);
 
 /* For data servers. get checks the capability; every get needs its put. A revoke waits for all puts. */
-int lease_get(struct lease_table *table, const struct fabric_capability *capability, struct lease **lease)
-	FM_MUST_USE;
+int lease_get(struct lease_table *table, const struct fabric_capability *capability,
+	struct lease **lease) FM_MUST_USE;
 void lease_put(struct lease *lease);
+/*
+ * The same reference again, for one operation on a lease that get accepted under this epoch: false once it is
+ * revoked or fenced. Safe with the pointer of a lease long gone: places are never unmapped while the table is
+ * open, and in one place no epoch comes twice. Connections hold references only during an operation, so that a
+ * revoke need not look for connections.
+ */
+bool lease_enter(struct lease *lease, uint32_t epoch) FM_MUST_USE;
 /* Still lent, and epoch unchanged? Checked for every operation; cheap. */
 bool lease_valid(const struct lease *lease, uint32_t epoch);
 uint8_t *lease_memory(struct lease *lease); /* the node's own mapping */
 uint64_t lease_bytes(const struct lease *lease);
-int lease_memfd(struct lease *lease);       /* not to be closed by the caller */
-void lease_touch(struct lease *lease);      /* traffic renews */
+/*
+ * Not to be closed by the caller. To be handed to clients: from then on somebody else may write, truncate or
+ * punch this file, so the node's user code must not load from or store to lease_memory (SIGBUS); system calls
+ * may (EFAULT). -EOPNOTSUPP for hugetlb memory, which write(2) cannot write.
+ */
+int lease_memfd(struct lease *lease);
+/* Stores `bytes` at `offset`, through the kernel. 0, -EACCES (truncated by a client), or -errno. */
+int lease_store(struct lease *lease, uint64_t offset, const void *from, size_t bytes) FM_MUST_USE;
+void lease_touch(struct lease *lease); /* traffic renews */
 
 #endif

@@ -1,0 +1,189 @@
+/*
+ * memnode/region.c: the memory of regions; see memnode/region.h. Called by lease.c only.
+ *
+ * Invariants
+ *   1. All of a made region's memory is allocated (fallocate): it is charged to this process, and no write to it
+ *      can fail for want of memory.
+ *   2. The file is sealed against growing and further sealing: a client that holds the descriptor can neither
+ *      enlarge it nor keep us from truncating it.
+ */
+#include "memnode/region.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/fault_point.h"
+#include "base/log.h"
+
+#define MACHINE_RESERVE_BYTES (64ull << 20) /* left to the machine when we allocate */
+#define REGION_HUGE_BYTES (2ull << 20)
+
+/* What the machine can give without swapping or killing somebody; UINT64_MAX when it does not tell. */
+static uint64_t machine_available_bytes(void)
+{
+	char text[2048];
+	int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return UINT64_MAX;
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0)
+		return UINT64_MAX;
+	text[n] = '\0';
+	const char *at = strstr(text, "MemAvailable:");
+	return at ? strtoull(at + strlen("MemAvailable:"), NULL, 10) * 1024 : UINT64_MAX;
+}
+
+static int allocate_range(int fd, uint64_t offset, uint64_t bytes)
+{
+	int r;
+	do
+		r = fallocate(fd, 0, (off_t)offset, (off_t)bytes);
+	while (r && errno == EINTR);
+	if (r)
+		return errno == ENOSPC ? -ENOMEM : -errno;
+	return 0;
+}
+
+void region_close(struct region *region)
+{
+	/* Descriptors handed to clients see this: reads come back short, writes are refused (sealed). */
+	if (region->memfd >= 0 && ftruncate(region->memfd, 0))
+		log_error("memnode: truncating a region failed errno=%d", errno);
+	if (region->memory)
+		munmap(region->memory, region->bytes);
+	if (region->memfd >= 0)
+		close(region->memfd);
+	*region = (struct region){.memfd = -1};
+}
+
+/* A memfd of this size, mapped, holding no memory yet. */
+static int region_open(struct region *region, uint64_t bytes, bool hugetlb)
+{
+	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB : 0);
+	*region = (struct region){.bytes = bytes, .hugetlb = hugetlb, .huge = hugetlb};
+	region->memfd = memfd_create("farmem-region", flags);
+	if (region->memfd < 0)
+		return -errno;
+	if (!ftruncate(region->memfd, (off_t)bytes)) {
+		void *memory =
+			mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->memfd, 0);
+		if (memory != MAP_FAILED) {
+			region->memory = memory;
+			return 0;
+		}
+	}
+	int r = -errno;
+	region_close(region);
+	return r;
+}
+
+static int region_seal(struct region *region)
+{
+	return fcntl(region->memfd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SEAL) ? -errno : 0;
+}
+
+static int region_allocate(struct region *region)
+{
+	if (FAULT_POINT("region.allocate"))
+		return -ENOMEM;
+	int r = allocate_range(region->memfd, 0, region->bytes);
+	/* Page tables now rather than at the first write from the network. Best effort. */
+	if (!r)
+		(void)madvise(region->memory, region->bytes, MADV_POPULATE_WRITE);
+	return r ? r : region_seal(region);
+}
+
+static int region_make_hugetlb(struct region *region, uint64_t bytes)
+{
+	if (bytes % REGION_HUGE_BYTES != 0)
+		return -EOPNOTSUPP;
+	int r = region_open(region, bytes, true);
+	if (r)
+		return r;
+	r = region_allocate(region);
+	if (r)
+		region_close(region);
+	return r;
+}
+
+/* Transparent ones come only by touching through the mapping, so before fallocate. Best effort. */
+static bool region_ask_transparent(struct region *region)
+{
+	if (madvise(region->memory, region->bytes, MADV_HUGEPAGE))
+		return false;
+	return madvise(region->memory, region->bytes, MADV_POPULATE_WRITE) == 0;
+}
+
+int region_make(struct region *region, uint64_t bytes, enum region_pages pages)
+{
+	if (pages == REGION_HUGETLB && !region_make_hugetlb(region, bytes))
+		return 0;
+	uint64_t available = machine_available_bytes();
+	if (available < MACHINE_RESERVE_BYTES || available - MACHINE_RESERVE_BYTES < bytes)
+		return -ENOMEM;
+	int r = region_open(region, bytes, false);
+	if (r)
+		return r;
+	region->huge = pages != REGION_SMALL && region_ask_transparent(region);
+	r = region_allocate(region);
+	if (r)
+		region_close(region);
+	return r;
+}
+
+int region_migrate(struct region *old)
+{
+	struct region new;
+	if (machine_available_bytes() < MACHINE_RESERVE_BYTES + old->bytes)
+		return -ENOMEM;
+	int r = region_open(&new, old->bytes, false);
+	if (r)
+		return r;
+	new.huge = old->huge &&region_ask_transparent(&new);
+	for (uint64_t at = 0; at < old->bytes && !r; at += REGION_HUGE_BYTES) {
+		uint64_t bytes = FM_MIN(REGION_HUGE_BYTES, old->bytes - at);
+		r = allocate_range(new.memfd, at, bytes);
+		for (uint64_t done = 0; done < bytes && !r;) {
+			ssize_t n = pread(old->memfd, new.memory + at + done, bytes - done,
+				(off_t)(at + done));
+			if (n == 0)
+				break;
+			if (n < 0 && errno != EINTR)
+				r = -errno;
+			done += n > 0 ? (uint64_t)n : 0;
+		}
+	}
+	if (!r)
+		r = region_seal(&new);
+	if (r) {
+		region_close(&new);
+		return r;
+	}
+	region_close(old);
+	*old = new;
+	return 0;
+}
+
+int region_store(struct region *region, uint64_t offset, const void *from, size_t bytes)
+{
+	if (region->hugetlb) { /* write(2) cannot; never handed out, so nobody can truncate it */
+		memcpy(region->memory + offset, from, bytes);
+		return 0;
+	}
+	while (bytes) {
+		ssize_t n = pwrite(region->memfd, from, bytes, (off_t)offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 && errno != EPERM ? -errno : -EACCES;
+		from = (const uint8_t *)from + n;
+		offset += (uint64_t)n;
+		bytes -= (size_t)n;
+	}
+	return 0;
+}

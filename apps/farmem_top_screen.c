@@ -11,6 +11,7 @@
 #include "base/options.h"
 
 #define BAR_WIDTH 24
+#define NUMBER_MAX 1e18
 
 #define BOLD "\033[1m"
 #define RED "\033[31m"
@@ -31,7 +32,15 @@ static double number(const cJSON *process, const char *name, const char *part)
 
 	if (part)
 		item = cJSON_GetObjectItemCaseSensitive(item, part);
-	return cJSON_IsNumber(item) ? item->valuedouble : 0;
+	/* What an agent sends may be anything: keep it where casts to integers are defined. */
+	return cJSON_IsNumber(item) && item->valuedouble > 0 && item->valuedouble < NUMBER_MAX
+		       ? item->valuedouble
+		       : 0;
+}
+
+static unsigned count(const cJSON *object, const char *name)
+{
+	return (unsigned)FM_MIN(number(object, name, NULL), 1e9);
 }
 
 static const char *string(const cJSON *object, const char *name)
@@ -77,9 +86,8 @@ static void paint(const struct view *view, const char *code)
 
 static void bar(const struct view *view, double share)
 {
-	int filled = (int)(share * BAR_WIDTH + 0.5);
+	int filled = (int)(FM_MIN(share, 1.0) * BAR_WIDTH + 0.5);
 
-	filled = FM_MAX(0, FM_MIN(filled, BAR_WIDTH));
 	fprintf(view->out, "[%.*s%.*s]", filled, "########################", BAR_WIDTH - filled,
 		"........................");
 }
@@ -88,17 +96,16 @@ static void bar(const struct view *view, double share)
 static void render_codes(const struct view *view)
 {
 	const cJSON *group = first_of(view->now, "groups");
-	int wished_k = (int)gauge(view, "code_k"), wished_m = (int)gauge(view, "code_m");
+	unsigned wished_k = count(view->now, "code_k"), wished_m = count(view->now, "code_m");
 	bool any = false;
 
 	for (; group; group = group->next) {
-		int k = (int)number(group, "k", NULL), m = (int)number(group, "m", NULL);
+		unsigned k = count(group, "k"), m = count(group, "m");
 		bool narrow = wished_k && (k < wished_k || m < wished_m);
 
 		paint(view, narrow ? YELLOW : "");
-		fprintf(view->out, "%s%d+%d x%d %s%s", any ? ", " : "", k, m,
-			(int)number(group, "count", NULL), string(group, "state"),
-			narrow ? " (NARROWER than asked for)" : "");
+		fprintf(view->out, "%s%u+%u x%u %s%s", any ? ", " : "", k, m, count(group, "count"),
+			string(group, "state"), narrow ? " (NARROWER than asked for)" : "");
 		paint(view, narrow ? PLAIN : "");
 		any = true;
 	}

@@ -12,7 +12,7 @@
 
 /* Anonymous zeroed memory, page aligned, not reserved against overcommit. NULL when there is none.
  */
-void *mem_map(size_t bytes) FM_MUST_USE;
+FM_EXPORT void *mem_map(size_t bytes) FM_MUST_USE;
 /* The same on huge pages when the machine gives any (MADV_HUGEPAGE; 2 MiB aligned). */
 void *mem_map_huge(size_t bytes) FM_MUST_USE;
 /* bytes as given to mem_map*. NULL is fine. */

@@ -28,6 +28,7 @@ enum mailbox_kind {
 	MAILBOX_NODES,
 	MAILBOX_STATS,
 	MAILBOX_BYE,
+	MAILBOX_NOTICE, /* agent -> runtime: text for the user; value: 0 error, 1 warning */
 };
 
 struct mailbox_message {

@@ -1,0 +1,41 @@
+/*
+ * farmem/uffd.h: the real pager: one userfaultfd, its part of the far range, its staging ring.
+ */
+#ifndef FM_FARMEM_UFFD_H
+#define FM_FARMEM_UFFD_H
+
+#include "base/compiler.h"
+#include "farmem/pager.h"
+
+/* What this kernel offers, found out once (DESIGN section 12, Kernel ladder). */
+struct uffd_features {
+	bool move;   /* 6.8 */
+	bool poison; /* 6.6 */
+	bool write_protect;
+};
+
+struct uffd {
+	struct pager pager;
+	struct uffd_features features;
+	int fd;
+	uint8_t *range;
+	uint64_t staging_bytes;
+};
+
+struct uffd_fault {
+	uint32_t page;
+	bool write_protected;
+};
+
+/* 0, -EPERM (no right to handle the kernel's faults), -ENOSYS. */
+int uffd_probe(struct uffd_features *features) FM_MUST_USE;
+/* range: address of page 0. moves: use MOVE (the kernel has it). Descriptors are opened on the calling thread. */
+int uffd_open(struct uffd *u, uint8_t *range, uint32_t staging_slots, bool moves) FM_MUST_USE;
+/* Registers pages; from now on missing ones fault to this uffd. Also MADV_DONTFORK: a child must not read zeros. */
+int uffd_register(struct uffd *u, uint64_t page, uint64_t count) FM_MUST_USE;
+/* Reads waiting faults, never blocks. Returns how many, or -errno. */
+int uffd_read(struct uffd *u, struct uffd_fault *faults, unsigned most);
+/* Sleeps until a fault may be waiting, at most timeout_ms (-1: no limit). */
+void uffd_sleep(struct uffd *u, int timeout_ms);
+
+#endif

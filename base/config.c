@@ -174,7 +174,7 @@ const struct option_spec config_specs[] = {
 const unsigned config_specs_count = FM_ARRAY_COUNT(config_specs);
 
 const char *const config_other_variables[] = {
-	"FARMEM_FAULTS", "FARMEM_TREE", "FARMEM_CONFIG", "FARMEM_BIN", NULL};
+	"FARMEM_FAULTS", "FARMEM_STATS_FILE", "FARMEM_TREE", "FARMEM_CONFIG", "FARMEM_BIN", NULL};
 
 int config_load(struct fm_config *config, struct option_error *error)
 {

@@ -7,7 +7,8 @@
  * SIGSTOP or a debugger closes nothing. EOF on the agent's side: the runtime goes on without new groups.
  *
  *   runtime -> agent   HELLO (catalog memfd attached by SCM_RIGHTS), WANT_GROUPS, NODE_SUSPECT, BYE
- *   agent -> runtime   WELCOME, GROUPS (more groups than before, or none to be had: value = -errno), NODES (states changed)
+ *   agent -> runtime   WELCOME, GROUPS (more groups than before: value 0, or none to be had: -errno),
+ *                      NODES (states changed), NOTICE (the agent has no terminal: the runtime says it)
  *   farmem top -> agent   STATS: answered by text packets (JSON, at most MAILBOX_TEXT_MAX bytes each, an empty
  *                         packet ends it); then the connection may ask again
  */
@@ -35,7 +36,8 @@ struct mailbox_message {
 	uint32_t version;
 	uint32_t kind;
 	int64_t value;
-	/* HELLO only: the configuration as text lines "name=value\n" (base/config.h), NUL-terminated. */
+	/* HELLO: the configuration as text lines "name=value\n" (base/config.h), NUL-terminated.
+	 * NOTICE: one line. */
 	char text[4096];
 };
 
@@ -47,6 +49,10 @@ struct mailbox_message {
  * All return 0 or -ENAMETOOLONG/-errno; directories are made with mode 0700.
  */
 int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned size);
+#define MAILBOX_TREE_DIR_MAX 88 /* bytes of such a path: node-N/data.sock below it must fit 108 */
+/* Files of a tree. Who connects to the agent, and an agent that ends, hold the lock (flock). */
+#define MAILBOX_SOCKET "agent.sock"
+#define MAILBOX_LOCK "agent.lock"
 /*
  * Connects to the tree's agent, starting one (program farmem-agent, found beside this library, in
  * ../libexec/farmem, or by FARMEM_BIN) under a lock when there is none. Called on a runtime thread: no malloc;
@@ -54,6 +60,7 @@ int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned siz
  * Returns the socket or -errno.
  */
 int mailbox_connect(const char *dir, const char *tree, uint64_t deadline_ns);
+/* 0, -EAGAIN (its queue is full: later), -ECONNRESET, -errno. Never blocks. */
 int mailbox_send(int socket, const struct mailbox_message *message, int fd_or_minus_1);
 /* 0, -EAGAIN (nothing there), -ECONNRESET (EOF), -EPROTO. *fd: a descriptor that came along, or -1. */
 int mailbox_receive(int socket, struct mailbox_message *message, int *fd);

@@ -137,6 +137,16 @@ static void slot_step(struct slot *slot)
 	}
 }
 
+/* For scripts that do something in the middle: a line per tenth of the first slot's operations. */
+static void slot_progress(const struct slot *slot)
+{
+	uint64_t tenth = options.ops / options.threads / 10;
+
+	if (options.progress && slot->index == 0 && tenth && slot->ops_left % tenth == 0)
+		fprintf(stderr, "torture: to do %llu0%%\n",
+			(unsigned long long)(slot->ops_left / tenth));
+}
+
 static void *slot_live(void *argument)
 {
 	struct slot *slot = argument;
@@ -149,6 +159,7 @@ static void *slot_live(void *argument)
 		if (slot->index == 0 && options.flip_at && slot->ops_left == options.flip_at)
 			block_flip(slot);
 		slot_step(slot);
+		slot_progress(slot);
 		slot->ops_left--;
 		count_up(ops, 1);
 	}
@@ -283,6 +294,7 @@ static const char usage[] =
 	"  --live SIZE   bytes allocated at any time, e.g. 200M (the default)\n"
 	"  --life-ops N  mean operations between a thread's start and end (default 400)\n"
 	"  --dir DIR     for temporary files (default /tmp)\n"
+	"  --progress    a line on standard error per tenth of the operations\n"
 	"  --flip N      wrong one byte N operations before the first slot's end: must be found\n"
 	"  --no-...      leave out: O_DIRECT, children, MADV_DONTNEED, mlock, mmap and mremap, "
 	"signal handlers on\n"
@@ -315,11 +327,11 @@ static void torture_read_options(int argc, char **argv)
 {
 	static const struct option flags[] = {{"ops", 1, NULL, 'o'}, {"seconds", 1, NULL, 's'},
 		{"seed", 1, NULL, 'r'}, {"threads", 1, NULL, 't'}, {"live", 1, NULL, 'l'},
-		{"life-ops", 1, NULL, 'f'}, {"flip", 1, NULL, 'x'}, {"dir", 1, NULL, 'd'},
-		{"help", 0, NULL, 'h'}, {"no-direct", 0, NULL, 0}, {"no-children", 0, NULL, 1},
-		{"no-madvise", 0, NULL, 2}, {"no-mlock", 0, NULL, 3}, {"no-mmap", 0, NULL, 4},
-		{"no-signals", 0, NULL, 5}, {"no-stacks", 0, NULL, 6}, {"no-io", 0, NULL, 7},
-		{NULL, 0, NULL, 0}};
+		{"life-ops", 1, NULL, 'f'}, {"flip", 1, NULL, 'x'}, {"progress", 0, NULL, 'p'},
+		{"dir", 1, NULL, 'd'}, {"help", 0, NULL, 'h'}, {"no-direct", 0, NULL, 0},
+		{"no-children", 0, NULL, 1}, {"no-madvise", 0, NULL, 2}, {"no-mlock", 0, NULL, 3},
+		{"no-mmap", 0, NULL, 4}, {"no-signals", 0, NULL, 5}, {"no-stacks", 0, NULL, 6},
+		{"no-io", 0, NULL, 7}, {NULL, 0, NULL, 0}};
 	bool *const switches[] = {&options.direct, &options.children, &options.madvise,
 		&options.mlock, &options.mmap, &options.signals, &options.stacks, &options.io};
 	int flag;
@@ -341,6 +353,8 @@ static void torture_read_options(int argc, char **argv)
 			options.flip_at = parse_number("--flip", optarg, 1, 1ull << 40);
 		else if (flag == 'd')
 			options.dir = optarg;
+		else if (flag == 'p')
+			options.progress = true;
 		else if (flag >= 0 && flag < 8)
 			*switches[flag] = false;
 		else if (flag == 'h' && fputs(usage, stdout) >= 0)

@@ -40,7 +40,7 @@
 struct torture_options {
 	uint64_t seed, ops, seconds, threads, live_bytes, life_ops, flip_at;
 	const char *dir; /* for files */
-	bool direct, children, madvise, mlock, mmap, signals, stacks, io, verbose;
+	bool direct, children, madvise, mlock, mmap, signals, stacks, io, progress;
 };
 
 /* Bytes [lo, hi) were written after the ones below; key 0: zeros. */

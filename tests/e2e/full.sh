@@ -1,0 +1,42 @@
+#!/bin/bash
+# full.sh tcp local|kill|wait: no node can lend any more. Nothing that is far is lost, whatever the user chose.
+# The puppet asks for 200 MB; the nodes can hold 64 MB of data (six regions of 16 MB at 4+2).
+. "$(dirname "$0")/lib.sh"
+NODES_COUNT=6
+NODE_MEMORY=16M
+e2e_begin 150 "$@"
+HOW=$2
+nodes_start
+LOCAL=32M
+MORE_FLAGS=(--on-full "$HOW" --region-size 16M)
+puppet_start far
+ask_for "fill 60" "filled [0-9]+" 90
+ask_for "check" "checked 629" 90
+
+case $HOW in
+local)
+	ask_for "fill 140" "filled 2097" 90
+	ask_for "check" "checked 2097" 90
+	puppet_end || fail "on-full local: status $?"
+	grep -q -i -E 'full|lend|beyond' "$T/far.err" || fail "on-full local: nothing was said"
+	went_far far
+	;;
+kill)
+	try_ask "fill 140" 90 && fail "on-full kill: the puppet answered '$ANSWER'"
+	puppet_end
+	status=$?
+	[ $status -gt 128 ] || fail "on-full kill: status $status is no signal"
+	grep -q -i -E 'full|lend' "$T/far.err" || fail "on-full kill: nothing was said"
+	;;
+wait)
+	# It stands still: found waiting, alive, and able to be ended.
+	try_ask "fill 140" 20 && fail "on-full wait: the puppet answered '$ANSWER' with no memory to be had"
+	kill -0 "$FAR_PID" || fail "on-full wait: the puppet died"
+	grep -q -i -E 'full|lend|wait' "$T/far.err" || fail "on-full wait: nothing was said"
+	kill -TERM "$FAR_PID"
+	puppet_end
+	[ $? = $((128 + 15)) ] || fail "on-full wait: SIGTERM did not end it"
+	;;
+*) fail "what is '$HOW'?" ;;
+esac
+e2e_end

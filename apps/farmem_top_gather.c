@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "apps/farmem_top.h"
@@ -69,12 +70,16 @@ static ssize_t agent_ask(int fd, char *text)
 static void process_add(cJSON *process, const char *tree, int64_t pid, cJSON *processes)
 {
 	const cJSON *its_pid = cJSON_GetObjectItemCaseSensitive(process, "pid");
+	struct timespec now;
 
 	if (pid != 0 && !(cJSON_IsNumber(its_pid) && (int64_t)its_pid->valuedouble == pid)) {
 		cJSON_Delete(process);
 		return;
 	}
+	clock_gettime(CLOCK_REALTIME, &now);
 	cJSON_AddStringToObject(process, "tree", tree);
+	cJSON_AddNumberToObject(process, "sampled_unix_ms",
+		(double)now.tv_sec * 1e3 + (double)(now.tv_nsec / 1000000));
 	cJSON_AddItemToArray(processes, process);
 }
 

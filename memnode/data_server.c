@@ -486,6 +486,7 @@ static int server_listen_unix(struct data_server *server, const char *path)
 	if (bind(server->unix_socket, (struct sockaddr *)&address, sizeof(address)))
 		return -errno;
 	strcpy(server->unix_path, path);
+	lease_table_share(server->table);
 	return listen(server->unix_socket, 512) ? -errno : 0;
 }
 

@@ -66,6 +66,7 @@ struct lease {
 struct lease_table {
 	struct lease_table_options options;
 	uint64_t incarnation;
+	_Atomic bool shared; /* see lease_table_share */
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	uint64_t leased_bytes;
@@ -107,6 +108,11 @@ int lease_table_open(const struct lease_table_options *options, struct lease_tab
 	pthread_cond_init(&t->changed, NULL);
 	*table = t;
 	return 0;
+}
+
+void lease_table_share(struct lease_table *table)
+{
+	atomic_store(&table->shared, true);
 }
 
 uint64_t lease_table_incarnation(const struct lease_table *table)
@@ -228,7 +234,7 @@ static enum region_pages table_pages(const struct lease_table *table)
 {
 	if (!table->options.huge_pages)
 		return REGION_SMALL;
-	return table->options.shared ? REGION_TRANSPARENT : REGION_HUGETLB;
+	return atomic_load(&table->shared) ? REGION_TRANSPARENT : REGION_HUGETLB;
 }
 
 /* Says once what came of the wish for huge pages. */

@@ -30,10 +30,7 @@ struct lease_table_options {
 	uint64_t
 		keepalive_ns; /* LEASED becomes ORPHANED after this without a sign of life; default 15 s */
 	uint64_t orphan_keep_ns; /* default 10 min */
-	/* Try MFD_HUGETLB, then transparent huge pages; falls back, saying so once. Not together with a data server
-	 * on a unix socket, unless `shared` says that one is there (then only transparent ones are tried). */
-	bool huge_pages;
-	bool shared; /* memfds will be handed to clients (shm) */
+	bool huge_pages;           /* try MFD_HUGETLB, then transparent ones; falls back, saying so once */
 };
 
 struct lease_usage {
@@ -45,6 +42,11 @@ struct lease_usage {
 int lease_table_open(
 	const struct lease_table_options *options, struct lease_table **table) FM_MUST_USE;
 void lease_table_close(struct lease_table *table);
+/*
+ * Memfds are going to be handed to clients (shm): no hugetlb memory from now on, write(2) does not work on it.
+ * Called by a data server that opens a unix socket, before the first reserve.
+ */
+void lease_table_share(struct lease_table *table);
 uint64_t lease_table_incarnation(const struct lease_table *table);
 void lease_table_usage(struct lease_table *table, struct lease_usage *usage);
 

@@ -1,0 +1,20 @@
+# rpc/fabric.cmake: tests of the fabric. They run against a real memory node, so they link memnode, which comes
+# later in the order of rooms: the library itself does not.
+add_executable(fabric_test fabric_test.c)
+target_link_libraries(fabric_test PRIVATE fm_memnode fm_fabric fm_base)
+set_target_properties(fabric_test PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+foreach(provider shm tcp)
+	add_test(NAME fabric_test@${provider} COMMAND fabric_test ${provider})
+	set_tests_properties(fabric_test@${provider} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120)
+endforeach()
+
+fm_test(wire_test SOURCES wire_test.c DEPS fabric base LABELS unit)
+if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
+	fm_test(wire_fuzz SOURCES wire_fuzz.c wire.c DEPS base LABELS fuzz
+		ARGS -runs=400000 -max_len=64 -seed=1 -verbosity=0)
+	target_compile_definitions(wire_fuzz PRIVATE FUZZ_BY_LIBFUZZER)
+	target_compile_options(wire_fuzz PRIVATE -fsanitize=fuzzer)
+	target_link_options(wire_fuzz PRIVATE -fsanitize=fuzzer)
+else()
+	fm_test(wire_fuzz SOURCES wire_fuzz.c DEPS fabric base LABELS fuzz)
+endif()

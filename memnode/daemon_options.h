@@ -32,7 +32,7 @@ struct daemon_options {
 	uint32_t log_level;
 };
 
-#define DAEMON_NO_FD (1ull << 20)
+#define DAEMON_NO_FD 0 /* nobody hands over stdin */
 
 extern const struct option_spec daemon_specs[];
 extern const unsigned daemon_specs_count;

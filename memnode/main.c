@@ -132,7 +132,6 @@ static void daemon_close_dir(struct daemon *daemon)
 		return;
 	unlink(daemon->ctl_path);
 	unlink(daemon->data_path);
-	unlink(daemon->lock_path);
 	close(daemon->lock_fd);
 }
 
@@ -237,21 +236,33 @@ static int daemon_open_ctl(struct daemon *daemon)
 	return error == 0 ? 0 : failed(daemon, error, "control plane: %s", strerror(-error));
 }
 
+/* "HOST:PORT" as it was given, with the port that it became; "-" when there is none. */
+static void ready_address(const char *given, int port, char text[DAEMON_ADDRESS_BYTES + 8])
+{
+	if (given[0] == '\0')
+		snprintf(text, DAEMON_ADDRESS_BYTES, "-");
+	else
+		snprintf(text, DAEMON_ADDRESS_BYTES + 8, "%.*s:%d",
+			(int)(strrchr(given, ':') - given), given, port);
+}
+
 /* One line, for people on stderr and for whoever gave us --ready-fd. */
 static void daemon_say_ready(struct daemon *daemon)
 {
-	char line[512];
+	const struct daemon_options *options = &daemon->options;
+	char line[1024], ctl[DAEMON_ADDRESS_BYTES + 8], data[DAEMON_ADDRESS_BYTES + 8];
+	ready_address(options->listen, daemon->ctl_port, ctl);
+	ready_address(options->data_listen, daemon->data_port, data);
 	int length = snprintf(line, sizeof line,
-		"farmem-memnode: ready name=%s ctl_port=%d data_port=%u dir=%s memory_bytes=%llu "
+		"farmem-memnode: ready ctl=%s data=%s dir=%s name=%s memory_bytes=%llu "
 		"incarnation=%016llx\n",
-		daemon->options.name, daemon->ctl_port, daemon->data_port,
-		daemon->options.dir[0] != '\0' ? daemon->options.dir : "-",
-		(unsigned long long)daemon->options.memory_bytes,
+		ctl, data, options->dir[0] != '\0' ? options->dir : "-", options->name,
+		(unsigned long long)options->memory_bytes,
 		(unsigned long long)lease_table_incarnation(daemon->leases));
 	(void)!write(STDERR_FILENO, line, (size_t)length);
-	if (daemon->options.ready_fd != DAEMON_NO_FD) {
-		(void)!write((int)daemon->options.ready_fd, line, (size_t)length);
-		close((int)daemon->options.ready_fd);
+	if (options->ready_fd != DAEMON_NO_FD) {
+		(void)!write((int)options->ready_fd, line, (size_t)length);
+		close((int)options->ready_fd);
 	}
 }
 

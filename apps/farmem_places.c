@@ -62,7 +62,7 @@ int places_run_dir(const char *given, char *path, size_t size)
 		written = snprintf(path, size, "%s", given);
 	else if (geteuid() == 0)
 		written = snprintf(path, size, "/run/farmem");
-	else if (session && session[0])
+	else if (session && session[0] == '/')
 		written = snprintf(path, size, "%s/farmem", session);
 	else
 		written = snprintf(path, size, "/tmp/farmem-%u", geteuid());

@@ -22,8 +22,10 @@
 #include "apps/farmem_program.h"
 #include "apps/farmem_uffd.h"
 #include "base/config.h"
+#include "farmem/mailbox.h"
 
-#define VALUE_MAX 4096 /* longest value of an option as text */
+#define VALUE_MAX 4096   /* longest value of an option as text */
+#define TREE_NAME_MAX 24 /* "PID-XXXXXXXX" */
 
 struct run {
 	struct fm_config
@@ -78,6 +80,36 @@ static int run_check_nodes(const struct fm_config *config)
 	return nodes_complain(config, &report) < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
+/* Paths must mean the same after the program's or a child's chdir. value holds VALUE_MAX bytes. */
+static int make_absolute(char *value)
+{
+	char directory[PATH_MAX], joined[VALUE_MAX];
+	int written;
+
+	if (value[0] == '/' || value[0] == '\0')
+		return 0;
+	if (!getcwd(directory, sizeof(directory)))
+		return -errno;
+	written = snprintf(joined, sizeof(joined), "%s/%s", directory, value);
+	if (written >= (int)sizeof(joined))
+		return -ENAMETOOLONG;
+	memcpy(value, joined, (size_t)written + 1);
+	return 0;
+}
+
+/* The agent's sockets lie below the run-time directory, and a socket's path is short. */
+static int run_check_dir(const struct run *run)
+{
+	char dir[VALUE_MAX];
+
+	if (snprintf(dir, sizeof(dir), "%s", run->config.dir) < (int)sizeof(dir) &&
+		make_absolute(dir) == 0 && strlen(dir) + 1 + TREE_NAME_MAX <= MAILBOX_TREE_DIR_MAX)
+		return EXIT_OK;
+	complain("--dir %s: too long for the sockets in it: at most %d bytes", dir,
+		MAILBOX_TREE_DIR_MAX - 1 - TREE_NAME_MAX);
+	return EXIT_USAGE;
+}
+
 static int run_check(struct run *run)
 {
 	struct option_error error = {""};
@@ -88,6 +120,9 @@ static int run_check(struct run *run)
 		complain("%s", error.text);
 		return rc;
 	}
+	rc = run_check_dir(run);
+	if (rc != EXIT_OK)
+		return rc;
 	rc = places_preload(run->preload, sizeof(run->preload));
 	if (rc == -EINVAL) {
 		complain("%s: LD_PRELOAD cannot carry a path with a space or a colon: install "
@@ -117,23 +152,6 @@ static void variable_name(const char *option, char *name, size_t size)
 		name[i] = (char)(name[i] == '-'                     ? '_'
 				 : name[i] >= 'a' && name[i] <= 'z' ? name[i] - 'a' + 'A'
 								    : name[i]);
-}
-
-/* Paths must mean the same after the program's or a child's chdir. value holds VALUE_MAX bytes. */
-static int make_absolute(char *value)
-{
-	char directory[PATH_MAX], joined[VALUE_MAX];
-	int written;
-
-	if (value[0] == '/' || value[0] == '\0')
-		return 0;
-	if (!getcwd(directory, sizeof(directory)))
-		return -errno;
-	written = snprintf(joined, sizeof(joined), "%s/%s", directory, value);
-	if (written >= (int)sizeof(joined))
-		return -ENAMETOOLONG;
-	memcpy(value, joined, (size_t)written + 1);
-	return 0;
 }
 
 static bool is_path(const char *option)
@@ -181,7 +199,7 @@ static int export_config_file(void)
 /* The name all processes of this tree share; children of a farmem program keep theirs. */
 static int export_tree(void)
 {
-	char tree[64];
+	char tree[TREE_NAME_MAX];
 	uint32_t nonce;
 
 	if (getenv("FARMEM_TREE"))

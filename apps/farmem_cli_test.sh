@@ -1,0 +1,148 @@
+#!/bin/bash
+# apps/farmem_cli_test.sh BUILD: what the farmem command says and returns, and what it hands to the program.
+# A line per case. Exit 1 when any failed; 77 with "SKIP: reason" where userfaultfd is refused.
+set -u
+export LC_ALL=C
+farmem=$1/farmem
+for variable in "${!FARMEM_@}" LD_PRELOAD; do unset "$variable"; done
+scratch=$(mktemp -d /tmp/farmem-cli-XXXXXX)
+nodes=()
+cleanup() {
+	[ ${#nodes[@]} -eq 0 ] || kill "${nodes[@]}" 2>/dev/null
+	rm -rf "$scratch"
+}
+trap cleanup EXIT
+cd "$scratch" || exit 1
+export FARMEM_DIR=$scratch/run
+failures=0
+
+# run COMMAND...: its status in $status, output in $out, standard error in $err.
+run() {
+	"$@" >"$scratch/out" 2>"$scratch/err" </dev/null
+	status=$?
+	out=$(<"$scratch/out") err=$(<"$scratch/err")
+}
+
+# case NAME STATUS TEXT-IN-ERR COMMAND...: status as given, and one line on standard error with the text ('' : none).
+case_of() {
+	local name=$1 wanted=$2 text=$3 wrong=''
+	shift 3
+	run "$@"
+	[ "$status" = "$wanted" ] || wrong="status $status, not $wanted"
+	if [ -n "$text" ]; then
+		[[ $err == *"$text"* ]] || wrong+="; no '$text'"
+		[ "$(wc -l <"$scratch/err")" = 1 ] || wrong+="; not one line"
+	elif [ -n "$err" ]; then
+		wrong+="; not silent"
+	fi
+	verdict "$name" "$wrong"
+}
+
+verdict() {
+	if [ -z "$2" ]; then
+		echo "ok   $1"
+	else
+		echo "FAIL $1: $2"
+		printf '%s\n' "$out" "$err" | head -n 5 | sed 's/^/     /'
+		failures=$((failures + 1))
+	fi
+}
+
+# same NAME IS WANTED
+same() {
+	if [ "$2" = "$3" ]; then verdict "$1" ''; else verdict "$1" "'$2' is not '$3'"; fi
+}
+
+case_of "no command shows them all" 2 '' "$farmem"
+case_of "an unknown command is the user's mistake" 2 "no command 'fly'" "$farmem" fly
+case_of "help lists the commands" 0 '' "$farmem" --help
+[[ $out == *doctor* ]] || verdict "help names doctor" "it does not"
+case_of "help of a command has its flags" 0 '' "$farmem" run --help
+[[ $out == *--local* ]] || verdict "help of run names --local" "it does not"
+case_of "the version is printed" 0 '' "$farmem" version
+
+case_of "run wants a program" 2 "no program given" "$farmem" run --local 64M
+case_of "an unknown flag is named" 2 "--locl" "$farmem" run --locl 64M true
+case_of "nonsense sizes are named" 2 "--local" "$farmem" run --local lots true
+case_of "a budget larger than the machine is refused" 2 "--local" "$farmem" run --local 900000G true
+case_of "a node named twice is refused" 2 "twice" "$farmem" run --nodes h:1,h:1 true
+case_of "an unknown variable is named" 2 "FARMEM_LOCALE" env FARMEM_LOCALE=1 "$farmem" run true
+case_of "a program that is nowhere gives 127" 127 "no such program" "$farmem" run no-such-program
+case_of "a file that is no program gives 126" 126 "/etc/passwd" "$farmem" run /etc/passwd
+case_of "a directory for sockets that is too long is refused" 2 "too long" \
+	"$farmem" run --dir "/tmp/$(printf 'x%.0s' {1..90})" true
+
+run "$farmem" doctor
+if [[ $out == *"FAIL  userfaultfd"* ]]; then
+	[ $failures -eq 0 ] || exit 1
+	echo "SKIP: userfaultfd is refused here"
+	exit 77
+fi
+case_of "doctor finds that farmem can run here" 0 '' "$farmem" doctor
+case_of "doctor's JSON says the same" 0 '' "$farmem" doctor --json
+[[ $out == *'"can_run":'*true* ]] || verdict "doctor's JSON has can_run" "it has not"
+case_of "doctor fails when no node answers" 1 '' "$farmem" doctor --nodes 127.0.0.1:1
+
+case_of "the program's status is run's" 7 '' "$farmem" run --local 64M -- sh -c 'exit 7'
+case_of "-- may be left out" 3 '' "$farmem" run --local 64M sh -c 'exit 3'
+"$farmem" run sh -c 'echo $$' >"$scratch/out" &
+pid=$!
+wait "$pid"
+same "run and the program are one process" "$(<"$scratch/out")" "$pid"
+# shellcheck disable=SC2016
+run "$farmem" run --local 96M --read-ahead 3 --dir rel --log rel.log sh -c \
+	'echo "$FARMEM_LOCAL $FARMEM_READ_AHEAD $FARMEM_DIR $FARMEM_LOG ${FARMEM_EC-none}"'
+same "flags become variables, paths absolute, defaults stay out" "$out" \
+	"96M 3 $scratch/rel $scratch/rel.log none"
+# shellcheck disable=SC2016
+run env LD_PRELOAD=libc.so.6 "$farmem" run sh -c 'echo "$LD_PRELOAD"'
+same "our library comes before others" "$out" "$1/libfarmem-malloc.so:libc.so.6"
+# shellcheck disable=SC2016
+run "$farmem" run sh -c '"$0" run sh -c '\''echo "$LD_PRELOAD $FARMEM_TREE"'\''; echo "$LD_PRELOAD $FARMEM_TREE"' "$farmem"
+same "a run inside a run adds nothing and joins the tree" "${out%%$'\n'*}" "${out##*$'\n'}"
+run find /proc/self/fd -type l
+before=$(wc -l <"$scratch/out")
+run "$farmem" run find /proc/self/fd -type l
+same "the program inherits no descriptors of ours" "$(wc -l <"$scratch/out")" "$before"
+
+case_of "top of nothing is no error" 0 '' "$farmem" top --once
+case_of "top's JSON of nothing is an empty array" 0 '' "$farmem" top --once --json
+same "the empty array" "$out" "[]"
+case_of "top of a process that is not there says so" 1 "no process" "$farmem" top --once 999999
+case_of "top wants a number" 2 "'12x'" "$farmem" top --once 12x
+mkfifo "$scratch/screen"
+exec 8<>"$scratch/screen"
+"$farmem" top --interval 50ms >&8 &
+pid=$!
+read -r -t 5 -u 8 line || line=nothing
+kill -INT "$pid"
+wait "$pid"
+same "ctrl-C leaves top cleanly, after '${line%%  *}'" $? 0
+
+# Memory nodes: two real ones, on "machines" of their own.
+for id in one two; do
+	mkfifo "$scratch/ready-$id"
+	exec 9<>"$scratch/ready-$id"
+	"$1/farmem-memnode" --listen 127.0.0.1:0 --memory 64M --host-id "$id" --ready-fd 9 >"$scratch/node-$id" 2>&1 &
+	nodes+=($!)
+	read -r -t 20 -u 9 line || verdict "memory node $id is ready" "it is not"
+	exec 9<&-
+	line=${line#*ctl=}
+	declare "$id=${line%% *}"
+done
+# shellcheck disable=SC2154
+{
+	case_of "a code the nodes fit is not talked about" 0 '' "$farmem" run --ec 1+1 --nodes "$one,$two" true
+	case_of "a narrower code is said loudly" 0 "1+1 is used" "$farmem" run --ec 4+2 --nodes "$one,$two" true
+	case_of "one node means no redundancy, said loudly" 0 "NO REDUNDANCY" "$farmem" run --nodes "$one" true
+	case_of "a silent node is named, the others do" 0 "node 127.0.0.1:1 does not answer" \
+		"$farmem" run --ec 1+1 --nodes "$one,$two,127.0.0.1:1" true
+	case_of "two names of one node are noticed" 0 "one and the same" \
+		"$farmem" run --ec 1+1 --nodes "$one,$two,localhost:${one##*:}" true
+	case_of "doctor counts the hosts" 0 '' "$farmem" doctor --nodes "$one,$two"
+}
+[[ $out == *"2 hosts"* ]] || verdict "doctor says 2 hosts" "it does not"
+run "$farmem" run --nodes 127.0.0.1:1,127.0.0.1:2 true
+same "no node at all stops the start" "$status $(wc -l <"$scratch/err")" "1 3"
+
+[ $failures -eq 0 ]

@@ -414,6 +414,7 @@ inline purge_madvise()
 	truth = 0
 }
 
+#if PURGERS > 0
 proctype purger(byte me)
 {
 	short w;
@@ -458,6 +459,7 @@ purge_over:
 		atomic { epoch_exit(me); w = 0; t = 0 }
 	od
 }
+#endif
 
 /* ------------------------------------------------------------------ repack.c */
 
@@ -497,6 +499,7 @@ inline repack_forget()
 	}
 }
 
+#if REPACKERS > 0
 proctype repacker()
 {
 	byte r, n;
@@ -517,6 +520,7 @@ end:	do
 		}
 	od
 }
+#endif
 
 init
 {

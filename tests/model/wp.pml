@@ -237,6 +237,7 @@ evict_over:
 	od
 }
 
+#if PURGERS > 0
 proctype purger()
 {
 	short w;
@@ -253,6 +254,7 @@ end:	do
 		d_step { clear_live(REF(w)); w = 0 }
 	od
 }
+#endif
 
 init
 {

@@ -355,10 +355,15 @@ void fault_take(struct fault_handler *h, uint32_t page, bool write_protected)
 	if (write_protected)
 		catalog_count(&h->st->core->catalog, wp_faults, 1);
 	epoch_enter(&h->epoch);
-	fault_take_cold(h);
+	struct span_word w = span_load(fault_words(h), (struct page_id){page});
+	bool fetches = span_state(w) == SPAN_FAR;
+	if (!fetches)
+		fault_take_cold(h);
 	if (fault_serve(h, page, write_protected) == FAULT_LATER)
 		h->pending[h->pending_count++] =
 			(struct fault_pending){page, write_protected, clock_now_ns()};
+	if (fetches) /* while the read is on its way */
+		fault_take_cold(h);
 	epoch_exit(&h->epoch);
 }
 

@@ -212,14 +212,17 @@ static int runtime_open_handlers(struct runtime *rt)
 	return 0;
 }
 
+/* One stripe per 16 CPUs; a handler per CPU within the bounds (handler.c says why). */
 static void runtime_size_threads(struct runtime *rt)
 {
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	uint64_t automatic = cpus >= 16 ? 4 : cpus >= 8 ? 2 : 1;
-	rt->stripe_count =
-		(uint32_t)FM_MIN(rt->config.stripes ? rt->config.stripes : automatic, (uint64_t)STRIPES_MAX);
-	rt->handlers_per_stripe = (uint32_t)FM_MIN(
-		rt->config.handlers ? rt->config.handlers : 1, (uint64_t)RUNTIME_HANDLERS_MAX);
+	long online = sysconf(_SC_NPROCESSORS_ONLN);
+	uint64_t cpus = online > 0 ? (uint64_t)online : 1;
+	uint64_t stripes = rt->config.stripes ? rt->config.stripes : (cpus + 15) / 16;
+	uint64_t handlers = rt->config.handlers ? rt->config.handlers : cpus;
+	rt->stripe_count = (uint32_t)FM_MIN(stripes, (uint64_t)STRIPES_MAX);
+	uint64_t most = CATALOG_THREADS_MAX / rt->stripe_count - 1; /* epoch lines: one is the evictor's */
+	rt->handlers_per_stripe =
+		(uint32_t)FM_MIN(FM_MIN(handlers, (uint64_t)RUNTIME_HANDLERS_MAX), most);
 }
 
 static int runtime_start_threads(struct runtime *rt)
@@ -276,6 +279,15 @@ void runtime_publish_gauges(struct runtime *rt)
 	s->budget_bytes = atomic_load(&b->limit_pages) * FM_PAGE_SIZE;
 }
 
+/* Nobody to lend memory: better over budget than stuck. */
+static void runtime_stay_local(struct runtime *rt)
+{
+	log_error("cannot reach or start farmem-agent: memory beyond the budget stays local");
+	rt->core.config.on_full = ON_FULL_LOCAL;
+	for (unsigned i = 0; i < rt->stripe_count; i++)
+		atomic_store(&rt->stripes[i].full, 1);
+}
+
 static void *runtime_main(void *argument)
 {
 	struct runtime *rt = argument;
@@ -288,7 +300,7 @@ static void *runtime_main(void *argument)
 	range_measure_fresh(&rt->range);
 	atomic_store_explicit(&rt->state, RUNTIME_RUNNING, memory_order_release);
 	if (agent_link_open(rt) != 0)
-		log_error("cannot reach or start farmem-agent: memory beyond the budget has nowhere to go");
+		runtime_stay_local(rt);
 	for (;;) {
 		agent_link_turn(rt, RUNTIME_TURN_MS);
 		uint64_t now = clock_now_ns();

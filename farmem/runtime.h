@@ -22,6 +22,7 @@ enum runtime_state { RUNTIME_CLOSED = 0, RUNTIME_IDLE, RUNTIME_STARTING, RUNTIME
 
 struct runtime_handler {
 	struct runtime *runtime;
+	unsigned index; /* in its stripe: also which CPU it is pinned to */
 	struct uffd *uffd;
 	struct fault_handler fault;
 };

@@ -189,10 +189,12 @@ static void render_nodes(const struct view *view)
 		paint(view, up ? "" : RED);
 		fprintf(view->out, "%-8s", state);
 		paint(view, up ? "" : PLAIN);
-		fprintf(view->out, " lends %s of %s, answers in %.0f us\n",
-			bytes(number(node, "leased_bytes", NULL), lent),
-			bytes(number(node, "memory_bytes", NULL), has),
-			number(node, "rtt_ns", NULL) / 1e3);
+		if (up)
+			fprintf(view->out, " lends %s of %s, answers in %.0f us",
+				bytes(number(node, "leased_bytes", NULL), lent),
+				bytes(number(node, "memory_bytes", NULL), has),
+				number(node, "rtt_ns", NULL) / 1e3);
+		fputc('\n', view->out);
 	}
 }
 
@@ -235,7 +237,7 @@ void top_render(
 
 	localtime_r(&seconds, &local);
 	strftime(clock, sizeof(clock), "%H:%M:%S", &local);
-	fprintf(out, "farmem top  %s  %d processes, %u agents\n", clock,
+	fprintf(out, "farmem top  %s  processes: %d, agents: %u\n", clock,
 		cJSON_GetArraySize(now->processes), now->agents);
 	if (now->silent)
 		fprintf(out, "%u agents gave no answer\n", now->silent);

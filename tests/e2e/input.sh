@@ -22,7 +22,7 @@ flags() {
 	FARMEM_CONFIG=$T/config refused unknown-key 2 'locale' -- echo ran
 	FARMEM_CONFIG=$T/none refused missing-file 2 "$T/none" -- echo ran
 	# By preload alone there is nobody to refuse before the program: it says so and stops.
-	FARMEM_LOCLA=1G LD_PRELOAD=$FM_BUILD/libfarmem-malloc.so echo ran >"$T/preload.out" 2>"$T/preload.err"
+	FARMEM_LOCLA=1G LD_PRELOAD=$FM_BUILD/libfarmem-malloc.so /bin/echo ran >"$T/preload.out" 2>"$T/preload.err"
 	[ $? = 2 ] || fail "preload with an unknown variable: status not 2"
 	[ -s "$T/preload.out" ] && fail "preload with an unknown variable ran the program"
 	one_line preload FARMEM_LOCLA
@@ -83,7 +83,7 @@ narrow() {
 programs() {
 	local file
 	refused missing 127 'no-such-program' -- no-such-program
-	refused missing-path 127 'no such file' -- "$T/nowhere"
+	refused missing-path 127 'nowhere: no such' -- "$T/nowhere"
 	refused directory 126 "$T" -- "$T"
 	printf 'not a program\n' >"$T/text"
 	refused not-executable 126 'text' -- "$T/text"

@@ -31,8 +31,9 @@ say() { printf '%s\n' "e2e: $*"; }
 fail() {
 	say "FAIL: $*"
 	local file
-	for file in "$T"/*.err "$T"/node*.out "$T"/run/*/agent.log; do
-		[ -s "$file" ] || continue
+	for file in $(find "$T" \( -name '*.err' -o -name '*.out' -o -name 'agent.log' \) -size +0 -size -2000 \
+		-printf '%T@ %p\n' | sort -rn | head -n 4 | cut -d' ' -f2); do
+		[[ $file = */native.* ]] && continue
 		say "last lines of ${file#"$T"/}:"
 		tail -n 8 "$file" | cut -c1-400 | sed 's/^/    /'
 	done

@@ -1,4 +1,4 @@
-/* tests/e2e/static.c: linked statically, so that no preload reaches it: `farmem run` has to say so. */
+/* tests/e2e/static.c: linked statically: no preload reaches it, and `farmem run` has to say so. */
 #include <stdio.h>
 
 int main(void)

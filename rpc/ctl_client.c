@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,10 +197,24 @@ static int result_take_reply(struct ctl_result *result, grpc_byte_buffer *reply)
 	return result->bytes != NULL ? 0 : -ENOMEM;
 }
 
+/* gRPC has one status for all that keeps it from reaching a peer; only its text says that the peer's
+ * kernel refused, which means that nobody serves there (ctl_test holds this against the library). */
+static bool details_say_refused(grpc_slice details)
+{
+	static const char *const words[] = {"Connection refused", "No such file or directory"};
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(words); i++)
+		if (memmem(GRPC_SLICE_START_PTR(details), GRPC_SLICE_LENGTH(details), words[i],
+			    strlen(words[i])) != NULL)
+			return true;
+	return false;
+}
+
 static void call_result(const struct call *call, struct ctl_result *result)
 {
 	memset(result, 0, sizeof *result);
 	result->status = ctl_status_to_errno((int)call->status);
+	if (call->status == GRPC_STATUS_UNAVAILABLE && details_say_refused(call->details))
+		result->status = -ECONNREFUSED;
 	size_t length = FM_MIN(GRPC_SLICE_LENGTH(call->details), sizeof result->text - 1);
 	memcpy(result->text, GRPC_SLICE_START_PTR(call->details), length);
 	for (size_t i = 0; i < length; i++) /* it may reach a terminal */

@@ -19,7 +19,8 @@ struct ctl_client;
 struct ctl_queue;
 
 struct ctl_result {
-	int status;     /* 0, or -errno as ctl_status_to_errno has it */
+	/* 0, or -errno as ctl_status_to_errno has it; -ECONNREFUSED: nobody listens there */
+	int status;
 	uint8_t *bytes; /* the answer; freed by ctl_result_clear, or by the queue after `done` */
 	size_t length;
 	char text[CTL_TEXT_BYTES]; /* the node's or gRPC's one line about an error */

@@ -21,6 +21,7 @@
 
 #define FILES_WANTED 1024
 #define MAPS_WANTED 65530
+#define RANGE_BYTES_MIN (1ull << 30) /* the runtime needs this much address space */
 
 int read_line(const char *path, char *text, size_t size)
 {
@@ -165,32 +166,48 @@ static void look_memory(const struct doctor *doctor, struct finding *finding)
 		finding_ok(finding, "%s, %s available", a, b);
 }
 
-/* The runtime's own reservation, tried out: covers overcommit_memory=2, RLIMIT_AS and sandboxes at
- * once. */
-static void look_address_space(const struct doctor *doctor, struct finding *finding)
+static bool can_reserve(uint64_t bytes)
 {
-	uint64_t bytes = doctor->config.range_bytes ? doctor->config.range_bytes : 256ull << 30;
 	void *range = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	struct rlimit limit;
-	char text[32];
 
-	format_bytes(bytes, text, sizeof(text));
-	if (range != MAP_FAILED) {
+	if (range != MAP_FAILED)
 		munmap(range, bytes);
-		finding_ok(finding, "%s can be reserved", text);
-		return;
-	}
+	return range != MAP_FAILED;
+}
+
+static const char *reserve_cure(void)
+{
+	struct rlimit limit;
+
 	if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-		finding_fail(finding, "ulimit -v unlimited, or a smaller --range",
-			"%s of addresses cannot be reserved: RLIMIT_AS is set", text);
-	else if (read_number("/proc/sys/vm/overcommit_memory") == 2)
-		finding_fail(finding,
-			"as root: sysctl -w vm.overcommit_memory=0, or a smaller --range",
-			"%s of addresses cannot be reserved: vm.overcommit_memory is 2", text);
+		return "ulimit -v unlimited";
+	if (read_number("/proc/sys/vm/overcommit_memory") == 2)
+		return "as root: sysctl -w vm.overcommit_memory=0";
+	return "lift the sandbox's limit on addresses";
+}
+
+/* The runtime's own reservation, tried out: covers overcommit_memory=2, RLIMIT_AS and sandboxes at
+ * once. Like the runtime it makes do with less, down to RANGE_BYTES_MIN. */
+static void look_address_space(const struct doctor *doctor, struct finding *finding)
+{
+	uint64_t wanted = doctor->config.range_bytes ? doctor->config.range_bytes : 256ull << 30;
+	uint64_t got = wanted;
+	char wanted_text[32], got_text[32];
+
+	while (got >= RANGE_BYTES_MIN && !can_reserve(got))
+		got /= 2;
+	format_bytes(wanted, wanted_text, sizeof(wanted_text));
+	format_bytes(got, got_text, sizeof(got_text));
+	if (got == wanted)
+		finding_ok(finding, "%s can be reserved", wanted_text);
+	else if (got >= RANGE_BYTES_MIN)
+		finding_warn(finding, reserve_cure(),
+			"only %s of %s can be reserved: heaps are limited to that", got_text,
+			wanted_text);
 	else
-		finding_fail(finding, "use a smaller --range", "%s of addresses cannot be reserved",
-			text);
+		finding_fail(
+			finding, reserve_cure(), "not even 1 GiB of addresses can be reserved");
 }
 
 static void look_overcommit(const struct doctor *doctor, struct finding *finding)

@@ -139,14 +139,24 @@ int nodes_ask(const struct fm_config *config, struct nodes_report *report)
 	return 0;
 }
 
+/* The agent's own rule (groups_code in farmem/agent/agent_groups.c); farmem_nodes_test holds the
+ * two together. */
 struct option_code nodes_code(struct option_code wished, unsigned hosts)
 {
 	struct option_code code = wished;
 
-	while (code.k + code.m > hosts && code.k > 1)
-		code.k--;
-	while (code.k + code.m > hosts && code.m > 0)
-		code.m--;
+	while (code.k + code.m > hosts) {
+		if (code.k > 2)
+			code.k--;
+		else if (code.m > 1)
+			code.m--;
+		else if (code.k > 1)
+			code.k--;
+		else if (code.m > 0)
+			code.m--;
+		else
+			break;
+	}
 	return code;
 }
 

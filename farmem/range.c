@@ -163,7 +163,8 @@ static void range_purge_block(struct range *r, struct stripe *const *stripes, ui
 		pthread_mutex_lock(&r->lock);
 		fresh = r->blocks[block] == RANGE_FRESH;
 		if (fresh)
-			(void)madvise(r->base + page * FM_PAGE_SIZE, count * FM_PAGE_SIZE, MADV_DONTNEED);
+			(void)!uffd_advise(r->base + page * FM_PAGE_SIZE,
+				count * FM_PAGE_SIZE, MADV_DONTNEED);
 		pthread_mutex_unlock(&r->lock);
 		if (fresh)
 			return;

@@ -93,12 +93,17 @@ static int uffd_move(struct uffd *u, uint8_t *to, const uint8_t *from, uint64_t 
 	return 0;
 }
 
+int uffd_advise(void *memory, uint64_t bytes, int advice)
+{
+	return syscall(SYS_madvise, memory, bytes, advice) == 0 ? 0 : -errno;
+}
+
 static int uffd_drop_memory(uint8_t *at, uint64_t bytes)
 {
-	if (madvise(at, bytes, MADV_DONTNEED) == 0)
+	if (uffd_advise(at, bytes, MADV_DONTNEED) == 0)
 		return 0;
 	/* mlocked: the program asked for it to be dropped all the same */
-	return madvise(at, bytes, MADV_DONTNEED_LOCKED) == 0 ? 0 : -errno;
+	return uffd_advise(at, bytes, MADV_DONTNEED_LOCKED);
 }
 
 static int uffd_take(struct pager *p, uint32_t page, uint32_t count, uint32_t slot, uint32_t *done)
@@ -132,7 +137,8 @@ static int uffd_give_back(struct pager *p, uint32_t slot, uint32_t page)
 
 static void uffd_unshare(struct pager *p, uint32_t page)
 {
-	(void)madvise(uffd_address(uffd_of(p), page), FM_PAGE_SIZE, MADV_POPULATE_WRITE);
+	int rc = uffd_advise(uffd_address(uffd_of(p), page), FM_PAGE_SIZE, MADV_POPULATE_WRITE);
+	(void)rc; /* if it did not help, the page stays near */
 }
 
 static void uffd_wake(struct pager *p, uint32_t page, uint32_t count)
@@ -323,7 +329,7 @@ static int uffd_register_memory(struct uffd *u, uint8_t *at, uint64_t bytes)
 			(u->pager.moves ? 0 : UFFDIO_REGISTER_MODE_WP)};
 	if (ioctl(u->fd, UFFDIO_REGISTER, &r) != 0)
 		return -errno;
-	return madvise(at, bytes, MADV_DONTFORK) == 0 ? 0 : -errno;
+	return uffd_advise(at, bytes, MADV_DONTFORK);
 }
 
 int uffd_open(struct uffd *u, uint8_t *range, uint32_t staging_slots, bool moves)

@@ -3,7 +3,7 @@
  *
  * jemalloc is linked in statically and its malloc family is exported as it is: no wrapper stands in the way, so a
  * program that fits its budget runs at jemalloc's own speed. What is ours: extent hooks on every arena (jemalloc's
- * metadata stays near: hooks set after an arena was made do not apply to its base), calloc (for one caller: see
+ * metadata stays near: front_metadata), calloc (for one caller: see
  * front_thread_memory), and the few calls by which a program may treat memory behind our back.
  *
  * Runtime threads never call malloc (invariant 8): asserted where it would show, in front_alloc via fm_map.
@@ -22,6 +22,7 @@
 #include "base/mem.h"
 #include "farmem/farmem.h"
 
+#define FRONT_HUGE_BYTES (2u << 20)
 #define FRONT_THREAD_BYTES (256u << 10) /* descriptors of all runtime threads */
 
 /* Large blocks too come from the thread's own arena, hence from our hooks. */
@@ -31,6 +32,18 @@ void *jemalloc_calloc(size_t count, size_t size); /* jemalloc's calloc, renamed 
 
 /* ---- extent hooks ---- */
 
+/*
+ * jemalloc's own metadata must stay near: every malloc and free walks it. Hooking an arena that does not exist yet
+ * makes it with our hooks for its metadata as well; such blocks are told by their alignment (a huge page; extents
+ * for the program are asked for page-aligned).
+ */
+static void *front_metadata(size_t size, size_t alignment)
+{
+	char *at = mmap(NULL, size + alignment, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return at == MAP_FAILED ? NULL : (void *)FM_ALIGN_UP((uintptr_t)at, (uintptr_t)alignment);
+}
+
 static void *front_alloc(extent_hooks_t *hooks, void *new_addr, size_t size, size_t alignment,
 	bool *zero, bool *commit, unsigned arena)
 {
@@ -38,7 +51,8 @@ static void *front_alloc(extent_hooks_t *hooks, void *new_addr, size_t size, siz
 	(void)arena;
 	if (new_addr != NULL)
 		return NULL;
-	void *at = fm_map(size, alignment);
+	void *at = alignment >= FRONT_HUGE_BYTES ? front_metadata(size, alignment)
+						 : fm_map(size, alignment);
 	if (at != NULL)
 		*zero = *commit = true;
 	return at;
@@ -55,6 +69,9 @@ static bool front_purge(extent_hooks_t *hooks, void *addr, size_t size, size_t o
 	unsigned arena)
 {
 	(void)hooks, (void)size, (void)arena;
+	/* Extents from before the hooks are not ours. */
+	if (!fm_owns(addr))
+		return syscall(SYS_madvise, (char *)addr + offset, length, MADV_DONTNEED) != 0;
 	fm_purge((char *)addr + offset, length);
 	return false;
 }
@@ -79,15 +96,12 @@ static extent_hooks_t front_hooks = {.alloc = front_alloc,
 	.split = front_split,
 	.merge = front_merge};
 
-/* Reading an arena's hooks makes the arena, with default hooks for its metadata; then ours take over its extents. */
 static int front_hook_arena(unsigned arena)
 {
 	char name[48];
-	extent_hooks_t *before, *ours = &front_hooks;
-	size_t size = sizeof(before);
+	extent_hooks_t *ours = &front_hooks;
 	snprintf(name, sizeof(name), "arena.%u.extent_hooks", arena);
-	int rc = mallctl(name, &before, &size, NULL, 0);
-	return rc ? rc : mallctl(name, NULL, NULL, &ours, sizeof(ours));
+	return mallctl(name, NULL, NULL, &ours, sizeof(ours));
 }
 
 static void front_name_tree(void)

@@ -39,11 +39,11 @@ const struct option_spec daemon_specs[] = {
 			"port 0, here and there: the kernel chooses, the ready line tells"},
 	{.name = "memory",
 		.letter = 'm',
-		.type = OPTION_SIZE,
-		FIELD(memory_bytes),
-		.argument = "SIZE",
-		.min = FM_PAGE_SIZE,
-		.help = "most to lend; default: half of what is available now"},
+		.type = OPTION_SHARE,
+		FIELD(memory),
+		.argument = "SIZE|PERCENT",
+		.help = "most to lend, or a share of the machine's memory\n"
+			"default: half of what is available now"},
 	{.name = "client-quota",
 		.type = OPTION_SIZE,
 		FIELD(client_quota_bytes),
@@ -215,9 +215,15 @@ static int check_memory(struct daemon_options *options, const struct machine_mem
 	struct option_error *error)
 {
 	char asked[32], total[32];
-	if (options->memory_bytes == 0)
+	const struct option_share *memory = &options->memory;
+	options->memory_bytes = memory->bytes;
+	if (memory->permille != 0)
+		options->memory_bytes = machine->total_bytes / 1000 * memory->permille;
+	else if (memory->bytes == 0)
 		options->memory_bytes = machine->available_bytes / 2;
 	options->memory_bytes = FM_ALIGN_DOWN(options->memory_bytes, (uint64_t)FM_PAGE_SIZE);
+	if (options->memory_bytes == 0)
+		return wrong(error, "--memory: less than a page is nothing to lend");
 	if (options->memory_bytes > machine->total_bytes)
 		return wrong(error, "--memory %s: this machine has %s: give less",
 			format_bytes(options->memory_bytes, asked, sizeof asked),

@@ -18,7 +18,8 @@ struct daemon_options {
 	char dir[DAEMON_DIR_BYTES];             /* empty: no unix sockets */
 	char name[MACHINE_ID_BYTES];
 	char host_id[MACHINE_ID_BYTES];
-	uint64_t memory_bytes;
+	struct option_share memory; /* as given */
+	uint64_t memory_bytes;      /* what it comes to */
 	uint64_t client_quota_bytes;
 	uint64_t threads;
 	uint32_t huge_pages;

@@ -1,0 +1,238 @@
+/*
+ * farmem/agent/agent.h: what the files of the agent share. One thread; everything is an event of its loop.
+ *
+ *     agent.c           the loop, timers, start and end
+ *     agent_runtime.c   the programs' runtimes: mailbox messages, what is told to them
+ *     agent_nodes.c     membership: which nodes there are, which are up, keepalives
+ *     agent_groups.c    groups: placement, reservation, release
+ *     agent_embedded.c  nodes of our own on this machine; agent_spawner.c starts them
+ *     agent_stats.c     JSON for `farmem top`
+ *
+ * Words. A MEMBER is a place where a node is expected: an entry of --nodes, or an embedded node's number. A
+ * NODE is one incarnation of a member: it has an index, the same in every runtime's catalog, and is never up
+ * again once it is down. A member whose node restarted gets a new node.
+ */
+#ifndef FM_FARMEM_AGENT_AGENT_H
+#define FM_FARMEM_AGENT_AGENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/log.h"
+#include "ec/ec.h"
+#include "farmem/catalog.h"
+#include "farmem/mailbox.h"
+#include "rpc/ctl_client.h"
+#include "rpc/ctl_memnode.h"
+
+#define AGENT_MEMBERS_MAX 256
+#define AGENT_RUNTIMES_MAX 256
+#define AGENT_ATTEMPTS_MAX 2   /* groups being reserved at once, per runtime */
+#define AGENT_TICK_NS NS_PER_S /* keepalives, retries */
+#define AGENT_KEEPALIVE_TIMEOUT_NS NS_PER_S
+#define AGENT_RESERVE_TIMEOUT_NS (10 * NS_PER_S)
+#define AGENT_MISSED_MAX 3             /* keepalives without an answer until a node is given up */
+#define AGENT_SETTLE_NS (3 * NS_PER_S) /* groups wait so long for members that may join yet */
+#define AGENT_REFUSALS_MAX 6
+#define AGENT_AVOID_NS (2 * NS_PER_S)   /* a member that refused a reservation is passed over */
+#define AGENT_LINGER_NS (2 * NS_PER_S)  /* after the last runtime has gone */
+#define AGENT_FIRST_NS (30 * NS_PER_S)  /* for the first runtime to come */
+#define AGENT_RELEASE_NS (5 * NS_PER_S) /* for leases to be given back, on top of the linger */
+
+struct agent;
+
+/* Something with a descriptor. `ready` may free the source. */
+struct agent_source {
+	int fd; /* -1: none */
+	void (*ready)(struct agent_source *source, uint32_t events);
+	struct agent *agent;
+};
+
+enum member_state {
+	MEMBER_JOINING, /* not known yet, or not reachable: asked for Stats every tick */
+	MEMBER_UP,
+	MEMBER_SUSPECT, /* did not answer lately, or a runtime says so */
+	MEMBER_ALIAS,   /* turned out to be another member's node under another name */
+};
+
+struct agent_member {
+	struct agent *agent;
+	unsigned index;
+	char name[CTL_NAME_BYTES];
+	char address[FABRIC_ENDPOINT_MAX]; /* of its control plane */
+	struct ctl_client *client;         /* NULL while an embedded node is not running */
+	enum member_state state;
+	int node;               /* its present incarnation, or -1 */
+	bool tried;             /* it did not answer: do not wait for it */
+	bool said;              /* that it does not answer */
+	uint64_t join_until_ns; /* groups wait for it so long */
+	unsigned missed;        /* keepalives in a row */
+	bool call_running;      /* a keepalive or Stats */
+	bool check_again;       /* as soon as the running one has ended */
+	struct ctl_load load;
+	uint64_t reserving_bytes; /* asked for, not answered yet */
+	uint64_t avoid_until_ns;  /* refused a reservation */
+	bool avoid_busy;          /* not for want of memory */
+	unsigned refusals;        /* in a row */
+	unsigned keepalive_cursor;
+	/* leases to give back */
+	struct fabric_capability *releases;
+	unsigned releases_count, releases_capacity;
+	bool release_running;
+	/* embedded */
+	struct agent_source ready_pipe;
+	char dir[MAILBOX_TREE_DIR_MAX + 16];
+	bool process_running;
+	uint64_t started_ns, restart_ns; /* restart_ns: when to start it again, or 0 */
+	unsigned deaths;                 /* in a row, each soon after its start */
+};
+
+/* What all catalogs say about a node. */
+struct agent_node {
+	unsigned member;
+	uint32_t state; /* enum catalog_node_state */
+	uint32_t host;
+	uint64_t incarnation;
+	uint64_t down_since_ns;
+	uint64_t rtt_ns;
+	char host_id[CTL_NAME_BYTES];
+	char name[CTL_NAME_BYTES];
+	char endpoint[FABRIC_ENDPOINT_MAX];
+};
+
+struct agent_column {
+	uint16_t node;
+	bool lost;
+	struct fabric_capability capability;
+};
+
+struct agent_group {
+	uint8_t k, m;
+	struct agent_column columns[EC_N_MAX];
+};
+
+/* A program's runtime, or an asker of STATS: a connection that has not said HELLO. */
+struct agent_runtime {
+	struct agent_source source;
+	bool attached; /* HELLO was good: the catalog is mapped */
+	bool gone;     /* its connection has ended; freed with its last attempt */
+	bool tell_nodes, tell_groups;
+	bool asked;  /* WANT_GROUPS is not answered yet */
+	bool full;   /* was told that no node can lend more */
+	bool refill; /* groups_fill is due: the loop does it */
+	unsigned attempts_running;
+	int64_t pid;
+	uint8_t client[CTL_CLIENT_BYTES];
+	uint8_t said_k, said_m; /* the code last spoken of */
+	struct catalog catalog;
+	struct fm_config config;
+	struct option_code wish; /* copies: the catalog is the program's to write */
+	uint64_t region_bytes;
+	struct agent_group *groups; /* as in the catalog; with our own copy of the capabilities */
+	unsigned groups_count, groups_capacity;
+	/* text being sent to an asker */
+	char *text;
+	size_t text_bytes, text_sent;
+};
+
+struct agent {
+	char dir[MAILBOX_TREE_DIR_MAX];
+	char self[4096]; /* directory of our program: farmem-memnode is found from there */
+	int epoll;
+	struct agent_source listener, signals, calls, spawner;
+	struct ctl_queue *queue; /* opened at the first HELLO */
+	bool begun;              /* membership is there */
+	bool embedded;
+	bool stopping;           /* a signal came */
+	struct fm_config config; /* of the first runtime: decides the membership */
+	uint64_t started_ns, tick_ns, settle_until_ns;
+	uint64_t idle_since_ns; /* no runtime since; 0: there are some */
+	struct agent_member members[AGENT_MEMBERS_MAX];
+	unsigned members_count;
+	struct agent_node nodes[CATALOG_NODES_MAX];
+	unsigned nodes_count;
+	struct agent_runtime *runtimes[AGENT_RUNTIMES_MAX];
+	unsigned runtimes_count;
+	unsigned processes_running; /* embedded nodes */
+	unsigned placement;         /* grows with each group: rotates positions over nodes */
+};
+
+/* ---- agent.c ---- */
+/* Watches source->fd for reading. 0 or -errno. */
+int agent_watch(struct agent *agent, struct agent_source *source, int fd) FM_MUST_USE;
+void agent_watch_writing(struct agent_source *source, bool on);
+/* Stops watching and closes the descriptor. */
+void agent_unwatch(struct agent_source *source);
+uint64_t agent_realtime_ns(void);
+
+/* ---- agent_runtime.c ---- */
+void runtime_accept(struct agent_source *listener, uint32_t events);
+void runtime_close(struct agent_runtime *runtime);
+/* Frees one that is gone and has no attempt left. */
+void runtime_put(struct agent_runtime *runtime);
+/* Sends what is still untold, tries groups again. Each tick, and after changes. */
+void runtime_tell(struct agent_runtime *runtime);
+/* One loud line: into the log and, as NOTICE, to the runtime (NULL: to all). */
+void runtime_notice(struct agent *agent, struct agent_runtime *runtime, enum log_level level,
+	const char *format, ...) FM_PRINTF(4, 5);
+unsigned runtime_attached_count(const struct agent *agent);
+
+/* ---- agent_nodes.c ---- */
+/* Membership of the first runtime's configuration. 0 or -errno. */
+int nodes_begin(struct agent *agent) FM_MUST_USE;
+void nodes_tick(struct agent *agent, uint64_t now_ns);
+/* Asks a member now (again, if it is being asked). */
+void node_check(struct agent_member *member);
+/* A runtime or we ourselves had trouble with it: SUSPECT until it answers. */
+void node_suspect(struct agent_member *member);
+/* For good. */
+void node_down(struct agent_member *member, const char *reason);
+/* All nodes into a new runtime's catalog. */
+void nodes_show(struct agent *agent, struct agent_runtime *runtime);
+/* True while a member may join any moment: groups should wait. */
+bool nodes_settling(const struct agent *agent, uint64_t now_ns);
+
+/* ---- agent_groups.c ---- */
+/* The widest code for a number of hosts; see there. */
+void groups_code(unsigned hosts, struct option_code wish, struct option_code *code);
+/* Reserves until the runtime has the groups it wants, or says that it cannot. */
+void groups_fill(struct agent_runtime *runtime);
+/* The runtime is gone: all its leases go back. */
+void groups_release(struct agent_runtime *runtime);
+/* Columns on this node are lost, their groups closed. Returns how many groups. */
+unsigned groups_lose(struct agent_runtime *runtime, unsigned node);
+/* Would losing it too leave some group with more than m lost columns? */
+bool groups_need(const struct agent *agent, unsigned node);
+void member_release(struct agent_member *member, const struct fabric_capability *capability);
+void member_flush_releases(struct agent_member *member);
+
+/* ---- agent_embedded.c ---- */
+int embedded_begin(struct agent *agent) FM_MUST_USE;
+void embedded_tick(struct agent *agent, uint64_t now_ns);
+void embedded_event(struct agent_source *spawner, uint32_t events);
+/* SIGTERM to all, SIGKILL to those that stay; waits; removes their directories. */
+void embedded_end(struct agent *agent);
+
+/* ---- agent_spawner.c ---- */
+enum spawner_kind { SPAWNER_START = 1, SPAWNER_SIGNAL, SPAWNER_STARTED, SPAWNER_ENDED };
+#define SPAWNER_TEXT_MAX 2048
+struct spawner_message {
+	uint32_t kind;
+	uint32_t index; /* member */
+	int32_t value;  /* SIGNAL: its number; STARTED: pid or -errno; ENDED: wait status */
+	uint32_t length;
+	char text
+		[SPAWNER_TEXT_MAX]; /* START: program, arguments, log file last; each NUL-terminated */
+};
+/* Forks the spawner; before gRPC starts. Its socket, or -errno. */
+int spawner_open(void);
+int spawner_send(int socket, const struct spawner_message *message, int fd_or_minus_1);
+/* 0, -EAGAIN, -ECONNRESET. */
+int spawner_receive(int socket, struct spawner_message *message, int *fd);
+
+/* ---- agent_stats.c ---- */
+/* Malloc'ed JSON text, or NULL. */
+char *stats_text(const struct agent *agent);
+
+#endif

@@ -1,9 +1,10 @@
 /*
- * memnode/data_attach.c: the handles of a connection. See memnode/data_connection.h; the connection's mutex is
- * held by the caller throughout.
+ * memnode/data_attach.c: the handles of a connection. See memnode/data_connection.h; the
+ * connection's mutex is held by the caller throughout.
  *
  * Invariants
- *   1. A handle exists only after its capability was right; it names (lease, epoch), so it ends with either.
+ *   1. A handle exists only after its capability was right; it names (lease, epoch), so it ends
+ *      with either.
  *   2. Handles hold no references: who touches memory enters the lease for that one system call.
  */
 #include <stdlib.h>
@@ -27,8 +28,8 @@ static bool handles_grow(struct data_connection *c)
 	return true;
 }
 
-uint16_t data_attach(struct data_connection *c, const struct fabric_capability *capability,
-	uint32_t *handle)
+uint16_t data_attach(
+	struct data_connection *c, const struct fabric_capability *capability, uint32_t *handle)
 {
 	struct lease *lease;
 	uint32_t i = 0;

@@ -1,12 +1,12 @@
 /*
  * memnode/data_connection.h: one client's connection, and what the files of the data server share:
- *   data_server.c   listeners, threads, the table of connections, time limits, fences between connections
+ *   data_server.c   listeners, threads, table of connections, time limits, fences
  *   data_tcp.c      the stream of requests and replies on a tcp connection
  *   data_shm.c      the messages on a unix connection
  *   data_attach.c   handles: capability checked once, lease entered for every operation
  *
- * Locks: connection.mutex (of the newer connection) -> connection.mutex (of an older one, to fence it)
- *                                                   -> server.slots_mutex, lease table's mutex
+ * Locks: connection.mutex (one at a time) -> server.slots_mutex
+ *                                         -> the lease table's mutex
  */
 #ifndef FM_MEMNODE_DATA_CONNECTION_H
 #define FM_MEMNODE_DATA_CONNECTION_H
@@ -20,8 +20,8 @@
 #include "memnode/data_server.h"
 #include "rpc/wire.h"
 
-#define DATA_INPUT_BYTES 512u  /* headers received at a time */
-#define DATA_REPLIES_MAX 16u   /* replies waiting on a connection; then it is not read from */
+#define DATA_INPUT_BYTES 512u /* headers received at a time */
+#define DATA_REPLIES_MAX 16u  /* replies waiting on a connection; then it is not read from */
 #define DATA_HANDLES_MAX LEASES_MAX
 
 struct data_handle {
@@ -48,14 +48,14 @@ enum data_phase {
 };
 
 struct data_counters {
-	_Atomic uint64_t reads_count, writes_count, read_bytes, written_bytes, refused_count,
-		dropped_count;
+	_Atomic uint64_t reads_count, writes_count, read_bytes, written_bytes, fences_count,
+		refused_count, dropped_count;
 };
 
 struct data_connection {
 	pthread_mutex_t mutex;
 	_Atomic uint64_t id;       /* random, told to the client; 0: place free */
-	_Atomic uint64_t sequence; /* counts up with accepts: tells older from newer */
+	_Atomic uint64_t sequence; /* counts up with accepts: tells who is oldest */
 	struct data_server *server;
 	struct data_counters *counters; /* of its thread */
 	struct lease_table *table;
@@ -104,11 +104,14 @@ bool data_shm_serve(struct data_connection *connection);
 
 /* data_server.c */
 /* What to answer to a hello. */
-void data_answer_hello(const struct data_connection *connection, uint16_t status,
-	uint8_t bytes[WIRE_HELLO_BYTES]);
-uint16_t data_check_hello(const struct data_connection *connection,
-	const uint8_t bytes[WIRE_HELLO_BYTES]);
-/* Cuts the connection of this id if it still is: when this returns, nothing received on it will be stored. */
+void data_answer_hello(
+	const struct data_connection *connection, uint16_t status, uint8_t bytes[WIRE_HELLO_BYTES]);
+uint16_t data_check_hello(
+	const struct data_connection *connection, const uint8_t bytes[WIRE_HELLO_BYTES]);
+/*
+ * Cuts the connection of this id if it still is: when this returns, nothing received on it will be
+ * stored. Lets go of the calling connection's mutex meanwhile: look at its `cut` afterwards.
+ */
 uint16_t data_fence(struct data_connection *connection, uint64_t id);
 static inline void data_count(_Atomic uint64_t *counter, uint64_t n)
 {

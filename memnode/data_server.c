@@ -1,20 +1,23 @@
 /*
  * memnode/data_server.c: the data server's threads, listeners and table of connections.
  *
- * A few threads serve all clients; a connection belongs to one thread (the one with the fewest at accept), which
- * alone reads, writes and closes it. After activity a thread keeps looking for spin_ns before it sleeps: a
- * wake-up costs more than a request. Thread 0 also accepts.
+ * A few threads serve all clients; a connection belongs to one thread (the one with the fewest at
+ * accept), which alone reads, writes and closes it. After activity a thread keeps looking for
+ * spin_ns before it sleeps: a wake-up costs more than a request. Thread 0 also accepts.
  *
  * Invariants
- *   1. At most connections_max connections. Near that, the oldest that never showed a right capability is cut for
- *      each one accepted; at the limit a newcomer hears WIRE_STATUS_BUSY. Attached ones are never cut for room.
- *   2. No peer can hold a connection for nothing: hello and capability within UNATTACHED_NS, a request or reply
- *      once begun moves within STALLED_NS.
- *   3. Everything received is used under the connection's mutex, `cut` looked at first: so data_fence, which sets
- *      `cut` under that mutex, is a fence.
- *   4. A connection waits only for the mutex of an older one (sequence): no cycle.
+ *   1. At most connections_max connections. Near that, the oldest that never showed a right
+ *      capability is cut for each one accepted; at the limit a newcomer hears WIRE_STATUS_BUSY.
+ *      Attached ones are never cut for room.
+ *   2. No peer can hold a connection for nothing: hello and capability within UNATTACHED_NS, a
+ *      request or reply once begun moves within STALLED_NS.
+ *   3. Everything received is used under the connection's mutex, `cut` looked at first: so
+ *      data_fence, which sets `cut` under that mutex, is a fence.
+ *   4. Nobody holds two connections' mutexes: data_fence lets go of its own, and its caller looks
+ *      at `cut` again.
  *
- * Locks: see memnode/data_connection.h. slots_mutex guards the free list and the threads' connection counts.
+ * Locks: see memnode/data_connection.h. slots_mutex guards the free list and the threads'
+ * connection counts.
  */
 #include "memnode/data_server.h"
 
@@ -64,14 +67,15 @@ struct data_server {
 	struct lease_table *table;
 	uint64_t spin_ns;
 	unsigned threads_count;
-	int tcp, unix_socket, stop, spare; /* spare: given up to accept and refuse when descriptors run out */
+	int tcp, unix_socket, stop,
+		spare; /* spare: given up to accept and refuse when descriptors run out */
 	uint16_t port;
 	char unix_path[108];
 	_Atomic bool stopping;
 	uint64_t sequence; /* thread 0's */
 	pthread_mutex_t slots_mutex;
 	uint32_t connections_max, connections_count;
-	uint32_t slots_used;               /* places ever used */
+	uint32_t slots_used; /* places ever used */
 	uint32_t free_count;
 	uint32_t free_slots[DATA_CONNECTIONS_MAX];
 	struct data_thread threads[DATA_THREADS_MAX];
@@ -96,8 +100,8 @@ uint16_t data_check_hello(const struct data_connection *c, const uint8_t bytes[W
 	return WIRE_STATUS_OK;
 }
 
-void data_answer_hello(const struct data_connection *c, uint16_t status,
-	uint8_t bytes[WIRE_HELLO_BYTES])
+void data_answer_hello(
+	const struct data_connection *c, uint16_t status, uint8_t bytes[WIRE_HELLO_BYTES])
 {
 	struct wire_hello hello = {.version = WIRE_VERSION,
 		.kind = WIRE_NODE,
@@ -110,7 +114,8 @@ void data_answer_hello(const struct data_connection *c, uint16_t status,
 	wire_encode_hello(&hello, bytes);
 }
 
-/* Nothing received on it will be used from now on; its thread hears of it and closes. Its mutex is held. */
+/* Nothing received on it will be used from now on; its thread hears of it and closes. Its mutex is
+ * held. */
 static void connection_cut(struct data_connection *c)
 {
 	c->cut = true;
@@ -126,15 +131,16 @@ uint16_t data_fence(struct data_connection *c, uint64_t id)
 		struct data_connection *old = &server->connections[i];
 		if (atomic_load(&old->id) != id)
 			continue;
-		if (atomic_load(&old->sequence) > atomic_load(&c->sequence))
-			return WIRE_STATUS_PROTO; /* invariant 4 */
+		pthread_mutex_unlock(&c->mutex); /* invariant 4 */
 		pthread_mutex_lock(&old->mutex);
 		if (atomic_load(&old->id) == id)
 			connection_cut(old);
 		pthread_mutex_unlock(&old->mutex);
+		pthread_mutex_lock(&c->mutex);
 		return WIRE_STATUS_OK;
 	}
-	return WIRE_STATUS_OK; /* closed: ids never come back, and what it received was used before it closed */
+	return WIRE_STATUS_OK; /* closed: ids never come back, and what it received was used before
+				  it closed */
 }
 
 /* --- connections --- */
@@ -215,7 +221,8 @@ static void connection_begin(struct data_server *server, struct data_connection 
 	pthread_mutex_unlock(&c->mutex);
 }
 
-/* Cuts the oldest connection that never showed a right capability, if there is one. Thread 0, no mutex held. */
+/* Cuts the oldest connection that never showed a right capability, if there is one. Thread 0, no
+ * mutex held. */
 static void cut_oldest_unattached(struct data_server *server)
 {
 	struct data_connection *oldest = NULL;
@@ -230,7 +237,8 @@ static void cut_oldest_unattached(struct data_server *server)
 		return;
 	pthread_mutex_lock(&oldest->mutex);
 	if (atomic_load(&oldest->id) && !atomic_load(&oldest->attached) && !oldest->cut) {
-		log_ratelimited(LOG_WARN, "memnode: too many connections, cutting one without a lease");
+		log_ratelimited(
+			LOG_WARN, "memnode: too many connections, cutting one without a lease");
 		connection_cut(oldest);
 	}
 	pthread_mutex_unlock(&oldest->mutex);
@@ -246,7 +254,8 @@ static void refuse_busy(int fd, enum wire_transport transport)
 	wire_encode_hello(&hello, bytes);
 	(void)!send(fd, bytes, sizeof(bytes), MSG_NOSIGNAL | MSG_DONTWAIT);
 	close(fd);
-	log_ratelimited(LOG_WARN, "memnode: connection refused, all %u in use", DATA_CONNECTIONS_MAX);
+	log_ratelimited(
+		LOG_WARN, "memnode: connection refused, all %u in use", DATA_CONNECTIONS_MAX);
 }
 
 static void set_tcp_options(int fd)
@@ -344,7 +353,8 @@ static void thread_tick(struct data_thread *thread, uint64_t now_ns)
 		pthread_mutex_lock(&c->mutex);
 		if (atomic_load(&c->id) && c->thread == thread->index) {
 			bool overdue = connection_overdue(c, now_ns);
-			/* An shm client's reads and writes do not pass here: being connected is its traffic. */
+			/* An shm client's reads and writes do not pass here: being connected is its
+			 * traffic. */
 			bool gone = c->transport == WIRE_SHM && !data_touch_all(c);
 			if (overdue)
 				data_count(&thread->counters.dropped_count, 1);
@@ -451,8 +461,9 @@ static int server_listen_tcp(struct data_server *server, const char *address)
 		return server->tcp;
 	if (getsockname(server->tcp, (struct sockaddr *)&bound, &length))
 		return -errno;
-	server->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-							 : ((struct sockaddr_in *)&bound)->sin_port);
+	server->port =
+		ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
+						  : ((struct sockaddr_in *)&bound)->sin_port);
 	return 0;
 }
 
@@ -460,8 +471,9 @@ static int server_listen_tcp(struct data_server *server, const char *address)
 static bool unix_is_alive(const struct sockaddr_un *address)
 {
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	bool alive = fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
-					errno == EAGAIN || errno == EPROTOTYPE);
+	bool alive =
+		fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+				   errno == EAGAIN || errno == EPROTOTYPE);
 	if (fd >= 0)
 		close(fd);
 	return alive;
@@ -473,7 +485,7 @@ static int server_listen_unix(struct data_server *server, const char *path)
 	struct stat st;
 	if (!*path || strlen(path) >= sizeof(address.sun_path))
 		return -EINVAL;
-	strcpy(address.sun_path, path);
+	memcpy(address.sun_path, path, strlen(path) + 1);
 	if (lstat(path, &st) == 0) {
 		if (!S_ISSOCK(st.st_mode) || unix_is_alive(&address))
 			return -EADDRINUSE;
@@ -485,7 +497,7 @@ static int server_listen_unix(struct data_server *server, const char *path)
 		return -errno;
 	if (bind(server->unix_socket, (struct sockaddr *)&address, sizeof(address)))
 		return -errno;
-	strcpy(server->unix_path, path);
+	memcpy(server->unix_path, path, strlen(path) + 1);
 	lease_table_share(server->table);
 	return listen(server->unix_socket, 512) ? -errno : 0;
 }
@@ -529,8 +541,8 @@ static struct data_server *server_make(const struct data_server_options *options
 		return NULL;
 	server->table = options->leases;
 	server->spin_ns = options->spin_ns ? options->spin_ns : DATA_SPIN_NS_DEFAULT;
-	server->connections_max = options->connections_max ? options->connections_max
-							   : DATA_CONNECTIONS_MAX;
+	server->connections_max =
+		options->connections_max ? options->connections_max : DATA_CONNECTIONS_MAX;
 	server->tcp = server->unix_socket = -1;
 	server->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	server->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -624,6 +636,7 @@ void data_server_stats(struct data_server *server, struct data_server_stats *sta
 		stats->writes_count += atomic_load(&c->writes_count);
 		stats->read_bytes += atomic_load(&c->read_bytes);
 		stats->written_bytes += atomic_load(&c->written_bytes);
+		stats->fences_count += atomic_load(&c->fences_count);
 		stats->refused_count += atomic_load(&c->refused_count);
 		stats->dropped_count += atomic_load(&c->dropped_count);
 	}

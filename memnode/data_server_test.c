@@ -1,6 +1,7 @@
 /*
- * memnode/data_server_test.c: the data server against peers that keep to nothing: raw sockets, while a good
- * client (the fabric) must not notice. What the fabric itself promises is in rpc/fabric_test.c.
+ * memnode/data_server_test.c: the data server against peers that keep to nothing: raw sockets,
+ * while a good client (the fabric) must not notice. What the fabric itself promises is in
+ * rpc/fabric_test.c.
  */
 #include "base/test.h"
 
@@ -181,8 +182,9 @@ static struct wire_header raw_attach(int fd, const struct fabric_capability *wit
 {
 	uint8_t payload[WIRE_CAPABILITY_BYTES];
 	wire_encode_capability(with, payload);
-	CHECK(raw_request(fd, (struct wire_header){.op = WIRE_ATTACH, .tag = 1,
-		.length = sizeof(payload)}, payload, sizeof(payload)));
+	CHECK(raw_request(fd,
+		(struct wire_header){.op = WIRE_ATTACH, .tag = 1, .length = sizeof(payload)},
+		payload, sizeof(payload)));
 	return raw_reply(fd);
 }
 
@@ -190,8 +192,9 @@ static struct wire_header raw_fence(int fd, const struct fabric_capability *with
 {
 	uint8_t payload[WIRE_FENCE_BYTES];
 	wire_encode_fence(with, id, payload);
-	CHECK(raw_request(fd, (struct wire_header){.op = WIRE_FENCE, .tag = 2,
-		.length = sizeof(payload)}, payload, sizeof(payload)));
+	CHECK(raw_request(fd,
+		(struct wire_header){.op = WIRE_FENCE, .tag = 2, .length = sizeof(payload)},
+		payload, sizeof(payload)));
 	return raw_reply(fd);
 }
 
@@ -256,8 +259,13 @@ TEST(what_arrives_on_a_connection_after_it_was_fenced_is_not_stored)
 		uint64_t offset = (uint64_t)round * sizeof(payload);
 		int old = raw_client(&old_id, &handle);
 		/* a write begun: header and the first half */
-		CHECK(raw_request(old, (struct wire_header){.op = WIRE_WRITE, .handle = handle,
-			.tag = 9, .offset = offset, .length = sizeof(payload)}, payload, 4096));
+		CHECK(raw_request(old,
+			(struct wire_header){.op = WIRE_WRITE,
+				.handle = handle,
+				.tag = 9,
+				.offset = offset,
+				.length = sizeof(payload)},
+			payload, 4096));
 		page[0] = 0;
 		for (int i = 0; i < 100000 && page[4095] != 0xbb; i++)
 			CHECK_EQ(good_op(false, offset, page, 4096), 0);
@@ -279,28 +287,62 @@ TEST(what_arrives_on_a_connection_after_it_was_fenced_is_not_stored)
 	end();
 }
 
-TEST(a_fence_needs_a_capability_and_reaches_only_older_connections)
+TEST(a_fence_needs_a_capability_and_cuts_only_the_connection_it_names)
 {
-	uint64_t first_id, second_id;
+	uint64_t first_id, second_id, third_id;
 	uint32_t handle;
 	struct fabric_capability bad;
 	begin();
 	bad = capability;
 	bad.key[3] ^= 4;
 	int first = raw_client(&first_id, &handle), second = raw_client(&second_id, &handle);
+	int third = raw_client(&third_id, &handle);
 	CHECK_NE(first_id, second_id);
 	CHECK_EQ(raw_fence(second, &bad, first_id).status, WIRE_STATUS_ACCESS);
 	CHECK_EQ(raw_attach(first, &capability).status, WIRE_STATUS_OK); /* still there */
-	CHECK_EQ(raw_fence(first, &capability, second_id).status, WIRE_STATUS_PROTO);
 	CHECK_EQ(raw_fence(first, &capability, first_id).status, WIRE_STATUS_PROTO);
 	CHECK_EQ(raw_fence(first, &capability, 0).status, WIRE_STATUS_PROTO);
 	CHECK_EQ(raw_fence(first, &capability, first_id ^ 1).status, WIRE_STATUS_OK); /* gone */
 	CHECK_EQ(raw_fence(second, &capability, first_id).status, WIRE_STATUS_OK);
 	check_closed(first);
 	CHECK_EQ(raw_fence(second, &capability, first_id).status, WIRE_STATUS_OK); /* again */
+	CHECK_EQ(raw_fence(second, &capability, third_id).status, WIRE_STATUS_OK); /* a newer one */
+	check_closed(third);
+	CHECK_EQ(raw_attach(second, &capability).status, WIRE_STATUS_OK);
 	close(first);
 	close(second);
+	close(third);
 	check_good(3);
+	end();
+}
+
+TEST(connections_that_fence_each_other_do_not_deadlock)
+{
+	begin();
+	for (int round = 0; round < 200; round++) {
+		uint64_t ids[2];
+		uint32_t handle;
+		uint8_t frame[2][WIRE_HEADER_BYTES + WIRE_FENCE_BYTES];
+		int fds[2] = {raw_client(&ids[0], &handle), raw_client(&ids[1], &handle)};
+		for (int i = 0; i < 2; i++) {
+			struct wire_header header = {.op = WIRE_FENCE, .length = WIRE_FENCE_BYTES};
+			wire_encode_header(&header, frame[i]);
+			wire_encode_fence(&capability, ids[!i], frame[i] + WIRE_HEADER_BYTES);
+		}
+		for (int i = 0; i < 2; i++)
+			(void)raw_send(fds[i], frame[i], sizeof(frame[i]));
+		/* at least one is cut; nobody hangs */
+		int closed = 0;
+		for (int i = 0; i < 2; i++) {
+			uint8_t byte[WIRE_HEADER_BYTES + 1];
+			shutdown(fds[i], SHUT_WR);
+			closed +=
+				recv(fds[i], byte, sizeof(byte), MSG_WAITALL) <= WIRE_HEADER_BYTES;
+			close(fds[i]);
+		}
+		CHECK_EQ(closed, 2);
+	}
+	check_good(20);
 	end();
 }
 
@@ -322,8 +364,9 @@ TEST(refused_operations_keep_the_stream_in_step)
 		CHECK(raw_request(fd, request, payload, tag % 2 ? request.length : 0));
 		reply = raw_reply(fd);
 		CHECK_EQ(reply.tag, tag);
-		CHECK_EQ(reply.status, bad_handle ? WIRE_STATUS_ACCESS :
-						 out ? WIRE_STATUS_RANGE : WIRE_STATUS_OK);
+		CHECK_EQ(reply.status, bad_handle ? WIRE_STATUS_ACCESS
+				       : out      ? WIRE_STATUS_RANGE
+						  : WIRE_STATUS_OK);
 		CHECK_EQ(reply.length, tag % 2 ? 0 : request.length);
 		CHECK(raw_receive(fd, back, reply.length));
 		for (uint32_t i = 0; reply.status && i < reply.length; i++)
@@ -331,15 +374,18 @@ TEST(refused_operations_keep_the_stream_in_step)
 	}
 	/* the largest read there is, refused: its payload comes all the same */
 	uint8_t *large = malloc(FABRIC_OP_BYTES_MAX);
-	CHECK(raw_request(fd, (struct wire_header){.op = WIRE_READ, .handle = 77777, .tag = 5,
-		.length = FABRIC_OP_BYTES_MAX}, NULL, 0));
+	CHECK(raw_request(fd,
+		(struct wire_header){
+			.op = WIRE_READ, .handle = 77777, .tag = 5, .length = FABRIC_OP_BYTES_MAX},
+		NULL, 0));
 	CHECK_EQ(raw_reply(fd).status, WIRE_STATUS_ACCESS);
 	CHECK(raw_receive(fd, large, FABRIC_OP_BYTES_MAX));
 	free(large);
 	/* a handle given back opens nothing */
 	CHECK(raw_request(fd, (struct wire_header){.op = WIRE_DETACH, .handle = handle}, NULL, 0));
-	CHECK(raw_request(fd, (struct wire_header){.op = WIRE_WRITE, .handle = handle, .tag = 6,
-		.length = 10}, payload, 10));
+	CHECK(raw_request(fd,
+		(struct wire_header){.op = WIRE_WRITE, .handle = handle, .tag = 6, .length = 10},
+		payload, 10));
 	CHECK_EQ(raw_reply(fd).status, WIRE_STATUS_ACCESS);
 	close(fd);
 	check_good(4);
@@ -472,12 +518,17 @@ TEST(those_who_dawdle_are_dropped_and_those_who_idle_are_not)
 	CHECK(raw_send(slow, half, 7));
 	int idle = raw_client(&id, &handle);
 	int stuck = raw_client(&id, &handle);
-	CHECK(raw_request(stuck, (struct wire_header){.op = WIRE_WRITE, .handle = handle,
-		.length = 1000}, half, sizeof(half)));
-	int deaf = raw_client(&id, &handle); /* asks for 64 MiB and takes none of it */
+	CHECK(raw_request(stuck,
+		(struct wire_header){.op = WIRE_WRITE, .handle = handle, .length = 1000}, half,
+		sizeof(half)));
+	int deaf = raw_client(&id, &handle); /* asks for 64 MB and takes none of it */
 	for (int i = 0; i < 64; i++)
-		CHECK(raw_request(deaf, (struct wire_header){.op = WIRE_READ, .handle = handle,
-			.tag = (uint64_t)i, .length = REGION_BYTES}, NULL, 0));
+		CHECK(raw_request(deaf,
+			(struct wire_header){.op = WIRE_READ,
+				.handle = handle,
+				.tag = (uint64_t)i,
+				.length = 1000000},
+			NULL, 0));
 	check_good(7);
 	CHECK_EQ(data_server_connections(server), 6);
 	atomic_fetch_add(&skew_ns, 6 * NS_PER_S);
@@ -557,7 +608,8 @@ TEST(strange_messages_on_the_shm_socket_end_only_their_own_connection)
 			CHECK(raw_send(fd, greeting, sizeof(greeting)));
 			CHECK(raw_receive(fd, greeting, sizeof(greeting)));
 			/* a good header on a message of the wrong length */
-			struct wire_header header = {.op = WIRE_ATTACH, .length = WIRE_CAPABILITY_BYTES};
+			struct wire_header header = {
+				.op = WIRE_ATTACH, .length = WIRE_CAPABILITY_BYTES};
 			wire_encode_header(&header, bytes);
 		}
 		if (i % 3)
@@ -591,7 +643,8 @@ TEST(a_client_that_truncates_its_shared_region_harms_only_itself)
 	struct wire_header attached = raw_attach(fd, &other);
 	CHECK_EQ(attached.status, WIRE_STATUS_OK);
 	CHECK_EQ(ftruncate(memfd, 0), 0);
-	/* Header and payload in one piece, so that some of it goes through the server's own buffer. */
+	/* Header and payload in one piece, so that some of it goes through the server's own buffer.
+	 */
 	uint8_t frame[WIRE_HEADER_BYTES + 200];
 	struct wire_header request = {.op = WIRE_WRITE, .handle = attached.handle, .length = 200};
 	memset(frame, 7, sizeof(frame));

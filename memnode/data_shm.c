@@ -1,9 +1,11 @@
 /*
- * memnode/data_shm.c: unix connections: hello, then ATTACH answered with the region's memfd, and DETACH. After
- * that the client reads and writes the memfd by itself; the connection stays so that each side sees the other's
- * end, and counts as a sign of life of its leases. See rpc/fabric_shm.c for the other half.
+ * memnode/data_shm.c: unix connections: hello, then ATTACH answered with the region's memfd, and
+ * DETACH. After that the client reads and writes the memfd by itself; the connection stays so that
+ * each side sees the other's end, and counts as a sign of life of its leases. See rpc/fabric_shm.c
+ * for the other half.
  *
- * Called by the connection's thread, its mutex held. Messages are SOCK_SEQPACKET: whole or not at all.
+ * Called by the connection's thread, its mutex held. Messages are SOCK_SEQPACKET: whole or not at
+ * all.
  */
 #include <errno.h>
 #include <string.h>
@@ -33,8 +35,8 @@ static bool shm_send(struct data_connection *c, const void *bytes, size_t length
 	return sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)length;
 }
 
-static bool shm_attach(struct data_connection *c, const struct wire_header *request,
-	const uint8_t *payload)
+static bool shm_attach(
+	struct data_connection *c, const struct wire_header *request, const uint8_t *payload)
 {
 	struct fabric_capability capability;
 	struct wire_header reply = {.op = WIRE_ATTACH | WIRE_REPLY, .tag = request->tag};
@@ -42,7 +44,8 @@ static bool shm_attach(struct data_connection *c, const struct wire_header *requ
 	int memfd = -1;
 	wire_decode_capability(payload, &capability);
 	reply.status = data_attach(c, &capability, &reply.handle);
-	/* The reference is held until the descriptor is on its way: a fence must know that it was handed out. */
+	/* The reference is held until the descriptor is on its way: a fence must know that it was
+	 * handed out. */
 	struct lease *lease = NULL;
 	if (!reply.status) {
 		const struct data_handle *h = &c->handles[reply.handle];

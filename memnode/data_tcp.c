@@ -1,17 +1,21 @@
 /*
- * memnode/data_tcp.c: the stream of requests and replies on one tcp connection, node's end. The other half is
- * rpc/fabric_tcp_io.c.
+ * memnode/data_tcp.c: the stream of requests and replies on one tcp connection, node's end. The
+ * other half is rpc/fabric_tcp_io.c.
  *
- * The payload of a write is received straight into the region, the payload of a read sent straight from it: our
- * code never touches the region's bytes itself (a client on the same host may truncate it under our hands; then
- * system calls answer EFAULT where a load would SIGBUS). A write is acknowledged when its last byte is stored.
+ * The payload of a write is received straight into the region, the payload of a read sent straight
+ * from it: our code never touches the region's bytes itself (a client on the same host may truncate
+ * it under our hands; then system calls answer EFAULT where a load would SIGBUS). A write is
+ * acknowledged when its last byte is stored.
  *
  * Called by the connection's thread, its mutex held, `cut` looked at.
  *
  * Invariants
- *   1. A region is touched only inside lease_enter .. lease_put around one system call, and within its bounds.
- *   2. Replies go out in the order of the requests; at most DATA_REPLIES_MAX wait, then nothing more is read.
- *   3. A malformed request ends the connection; a refused one is answered, its payload received and thrown away.
+ *   1. A region is touched only inside lease_enter .. lease_put around one system call, and within
+ *      its bounds.
+ *   2. Replies go out in the order of the requests; at most DATA_REPLIES_MAX wait, then nothing
+ *      more is read.
+ *   3. A malformed request ends the connection; a refused one is answered, its payload received and
+ *      thrown away.
  */
 #include <errno.h>
 #include <string.h>
@@ -42,7 +46,8 @@ static struct data_reply *reply_add(struct data_connection *c, const struct wire
 	return reply;
 }
 
-static void reply_status(struct data_connection *c, uint16_t status, uint32_t handle, uint64_t value)
+static void reply_status(
+	struct data_connection *c, uint16_t status, uint32_t handle, uint64_t value)
 {
 	struct wire_header fields = {.op = c->request.op | WIRE_REPLY,
 		.status = status,
@@ -70,14 +75,16 @@ static void gather_add(struct gather *g, const void *from, size_t bytes)
 	g->bytes += bytes;
 }
 
-/* Adds what is left of one reply after its first `done` bytes. 0; 1: no more room; -1: cannot be sent. */
+/* Adds what is left of one reply after its first `done` bytes. 0; 1: no more room; -1: cannot be
+ * sent. */
 static int gather_reply(struct gather *g, struct data_reply *reply, uint32_t done)
 {
 	if (g->iov_count + 2 > SEND_IOV_MAX)
 		return 1;
 	if (reply->lease && !lease_enter(reply->lease, reply->epoch)) {
 		if (done)
-			return -1; /* half told already: only an end can say that the rest is lost */
+			return -1; /* half told already: only an end can say that the rest is lost
+				    */
 		reply->lease = NULL;
 		reply->fields.status = WIRE_STATUS_ACCESS;
 		wire_encode_header(&reply->fields, reply->header);
@@ -197,7 +204,8 @@ static enum tcp_step step_header(struct data_connection *c)
 	if (input_bytes(c) < WIRE_HEADER_BYTES)
 		return STEP_NEED_INPUT;
 	if (wire_decode_request(input_take(c, WIRE_HEADER_BYTES), &c->request)) {
-		log_ratelimited(LOG_WARN, "memnode: malformed request on the data port, connection closed");
+		log_ratelimited(
+			LOG_WARN, "memnode: malformed request on the data port, connection closed");
 		data_count(&c->counters->dropped_count, 1);
 		return STEP_CLOSE;
 	}
@@ -241,7 +249,8 @@ static enum tcp_step step_control(struct data_connection *c)
 	}
 	lease_put(lease);
 	reply_status(c, data_fence(c, fenced_id), 0, 0);
-	return STEP_ON;
+	data_count(&c->counters->fences_count, 1);
+	return c->cut ? STEP_CLOSE : STEP_ON; /* may have been fenced itself meanwhile */
 }
 
 static void payload_finish(struct data_connection *c)
@@ -254,7 +263,8 @@ static void payload_finish(struct data_connection *c)
 	c->phase = DATA_HEADER;
 }
 
-/* The lease of the write in progress, entered, or NULL: its payload goes nowhere, with payload_status saying why. */
+/* The lease of the write in progress, entered, or NULL: its payload goes nowhere, with
+ * payload_status saying why. */
 static struct lease *payload_enter(struct data_connection *c)
 {
 	struct data_handle handle;
@@ -327,7 +337,8 @@ static ssize_t receive_payload(struct data_connection *c, size_t *asked)
 		iov[count++] = (struct iovec){.iov_base = memory, .iov_len = left};
 		iov[count++] = (struct iovec){.iov_base = c->input, .iov_len = WIRE_HEADER_BYTES};
 	} else {
-		iov[count++] = (struct iovec){.iov_base = trash, .iov_len = FM_MIN(left, ZERO_BYTES)};
+		iov[count++] =
+			(struct iovec){.iov_base = trash, .iov_len = FM_MIN(left, ZERO_BYTES)};
 	}
 	*asked = iov[0].iov_len + (count == 2 ? iov[1].iov_len : 0);
 	ssize_t n = readv(c->fd, iov, (int)count);
@@ -351,8 +362,10 @@ static ssize_t receive_input(struct data_connection *c, size_t *asked)
 		memmove(c->input, c->input + c->input_first, have);
 	c->input_first = 0;
 	c->input_end = have;
-	/* Among writes, no more than a header: what follows it is payload, and belongs into the region. */
-	uint32_t limit = c->after_write && have < WIRE_HEADER_BYTES ? WIRE_HEADER_BYTES : DATA_INPUT_BYTES;
+	/* Among writes, no more than a header: what follows it is payload, and belongs into the
+	 * region. */
+	uint32_t limit =
+		c->after_write && have < WIRE_HEADER_BYTES ? WIRE_HEADER_BYTES : DATA_INPUT_BYTES;
 	*asked = limit - have;
 	ssize_t n = recv(c->fd, c->input + have, *asked, MSG_DONTWAIT);
 	if (n > 0)
@@ -364,7 +377,8 @@ static ssize_t receive_input(struct data_connection *c, size_t *asked)
 static int receive(struct data_connection *c)
 {
 	size_t asked;
-	ssize_t n = c->phase == DATA_PAYLOAD ? receive_payload(c, &asked) : receive_input(c, &asked);
+	ssize_t n =
+		c->phase == DATA_PAYLOAD ? receive_payload(c, &asked) : receive_input(c, &asked);
 	if (n == 0 || FAULT_POINT("memnode.tcp.receive"))
 		return -1;
 	if (n < 0)
@@ -398,7 +412,8 @@ bool data_tcp_serve(struct data_connection *c)
 		if (more < 0)
 			return false;
 	}
-	/* Out of turn, level-triggered epoll brings us back; but what waits should not wait for that. */
+	/* Out of turn, level-triggered epoll brings us back; but what waits should not wait for
+	 * that. */
 	int sent = replies_send(c);
 	c->blocked = sent == 0;
 	return sent >= 0;

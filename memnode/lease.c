@@ -1,8 +1,8 @@
 /*
  * memnode/lease.c: the leases of this node; see memnode/lease.h.
  *
- * Called by the ctl service (a few calls a second) and by the data servers (enter and put around every
- * operation, no lock).
+ * Called by the ctl service (a few calls a second) and by the data servers (enter and put around
+ * every operation, no lock).
  *
  *            reserve                tick: no sign of life for keepalive_ns
  *     FREE ----------> LEASED <----------------------------------------> ORPHANED
@@ -10,19 +10,22 @@
  *      |                 | release                           release, or     |
  *      +-- REVOKING <----+------------------------- tick: orphan_keep_ns ----+
  *
- * Each place has a GATE, one atomic word {epoch:32, open:1, references:31}. Whoever touches the memory holds a
- * reference, taken while the gate was open under his epoch. Revoking and fencing close the gate, wait for the
- * references (each lasts one system call), and change the memory only then.
+ * Each place has a GATE, one atomic word {epoch:32, open:1, references:31}. Whoever touches the
+ * memory holds a reference, taken while the gate was open under his epoch. Revoking and fencing
+ * close the gate, wait for the references (each lasts one system call), and change the memory only
+ * then.
  *
  * Invariants
- *   1. memory, memfd, bytes, key, id of a place change only while its gate is closed and nobody holds a reference.
- *   2. An epoch comes only once in a place: opening the gate always raises it. So (place, epoch) names a lease.
+ *   1. memory, memfd, bytes, key, id of a place change only while its gate is closed and nobody
+ *      holds a reference.
+ *   2. An epoch comes only once in a place: opening the gate always raises it. So (place, epoch)
+ *      names a lease.
  *   3. leased_bytes <= options.memory_bytes; it counts what is being made and what is being unmade.
  *   4. Memory is lent once: a new lease is a new memfd, which the kernel hands out zeroed.
  *   5. Only release and orphan_keep_ns without a sign of life destroy a lease's bytes.
  *
- * Locks: table.mutex alone; callers may hold a connection's. `changed` is signalled when a closed gate's last
- * reference goes and when `busy` ends.
+ * Locks: table.mutex alone; callers may hold a connection's. `changed` is signalled when a closed
+ * gate's last reference goes and when `busy` ends.
  */
 #include "memnode/lease.h"
 
@@ -136,7 +139,8 @@ static void gate_reopen(struct lease *lease)
 	atomic_fetch_or(&lease->gate, GATE_OPEN);
 }
 
-/* Holding the mutex, which is let go while waiting. The caller has seen to it that nobody else comes by. */
+/* Holding the mutex, which is let go while waiting. The caller has seen to it that nobody else
+ * comes by. */
 static void gate_close(struct lease *lease)
 {
 	atomic_fetch_and(&lease->gate, ~GATE_OPEN);
@@ -200,7 +204,8 @@ static int refuse(const struct fabric_capability *capability)
 	return -EACCES;
 }
 
-/* The lease of a right capability that is neither going nor being fenced; the mutex is held. Or NULL. */
+/* The lease of a right capability that is neither going nor being fenced; the mutex is held. Or
+ * NULL. */
 static struct lease *lease_authorise(
 	struct lease_table *table, const struct fabric_capability *capability)
 {
@@ -248,7 +253,8 @@ static void table_note_pages(struct lease_table *table, const struct region *reg
 	}
 }
 
-/* A free place, taken (REVOKING: nobody's yet) and paid for. NULL: no place, or a quota is reached. */
+/* A free place, taken (REVOKING: nobody's yet) and paid for. NULL: no place, or a quota is reached.
+ */
 static struct lease *reserve_place(
 	struct lease_table *table, const uint8_t client[16], uint64_t bytes)
 {

@@ -52,8 +52,8 @@ static struct lease_usage usage(void)
 }
 
 /* What a data server does with one operation. -EACCES when refused. */
-static int touch_byte(const struct fabric_capability *capability, uint64_t offset, uint8_t *byte,
-	bool store)
+static int touch_byte(
+	const struct fabric_capability *capability, uint64_t offset, uint8_t *byte, bool store)
 {
 	struct lease *lease;
 	int r = lease_get(table, capability, &lease);
@@ -105,7 +105,8 @@ TEST(memory_is_zeroed_charged_and_sealed)
 		CHECK_EQ(fstat(fd, &st), 0);
 		CHECK_EQ(st.st_blocks * 512, 2 * MIB);
 		CHECK_EQ(ftruncate(fd, 4 * (off_t)MIB), -1);
-		CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), -1); /* or we could not truncate it */
+		CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK),
+			-1); /* or we could not truncate it */
 		lease_put(lease);
 		CHECK_EQ(lease_release(table, &a), 0);
 		/* a client's descriptor is worth nothing any more */
@@ -193,7 +194,8 @@ TEST(a_silent_client_is_orphaned_but_loses_no_byte_before_orphan_keep)
 TEST(traffic_alone_keeps_and_revives_a_lease)
 {
 	struct fabric_capability a;
-	struct lease_table_options options = {.memory_bytes = 64 * MIB, .keepalive_ns = 15 * NS_PER_S};
+	struct lease_table_options options = {
+		.memory_bytes = 64 * MIB, .keepalive_ns = 15 * NS_PER_S};
 	struct lease *lease;
 	begin(&options);
 	CHECK_EQ(lease_reserve(table, alice, MIB, &a), 0);

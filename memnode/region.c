@@ -2,10 +2,10 @@
  * memnode/region.c: the memory of regions; see memnode/region.h. Called by lease.c only.
  *
  * Invariants
- *   1. All of a made region's memory is allocated (fallocate): it is charged to this process, and no write to it
- *      can fail for want of memory.
- *   2. The file is sealed against growing and further sealing: a client that holds the descriptor can neither
- *      enlarge it nor keep us from truncating it.
+ *   1. All of a made region's memory is allocated (fallocate): it is charged to this process, and
+ *      no write to it can fail for want of memory.
+ *   2. The file is sealed against growing and further sealing: a client that holds the descriptor
+ *      can neither enlarge it nor keep us from truncating it.
  */
 #include "memnode/region.h"
 
@@ -22,7 +22,21 @@
 #define MACHINE_RESERVE_BYTES (64ull << 20) /* left to the machine when we allocate */
 #define REGION_HUGE_BYTES (2ull << 20)
 
-/* What the machine can give without swapping or killing somebody; UINT64_MAX when it does not tell. */
+/*
+ * Two clients' operations on the same bytes race by the clients' own choice, as on one-sided
+ * hardware. TSan is told so for these bytes, and watches everything else.
+ */
+#if defined(__SANITIZE_THREAD__)
+void AnnotateBenignRaceSized(
+	const char *file, int line, const volatile void *memory, size_t bytes, const char *what);
+#define REGION_RACES_ARE_THE_CLIENTS(memory, bytes)                                                \
+	AnnotateBenignRaceSized(__FILE__, __LINE__, memory, bytes, "region")
+#else
+#define REGION_RACES_ARE_THE_CLIENTS(memory, bytes) ((void)0)
+#endif
+
+/* What the machine can give without swapping or killing somebody; UINT64_MAX when it does not tell.
+ */
 static uint64_t machine_available_bytes(void)
 {
 	char text[2048];
@@ -51,7 +65,8 @@ static int allocate_range(int fd, uint64_t offset, uint64_t bytes)
 
 void region_close(struct region *region)
 {
-	/* Descriptors handed to clients see this: reads come back short, writes are refused (sealed). */
+	/* Descriptors handed to clients see this: reads come back short, writes are refused
+	 * (sealed). */
 	if (region->memfd >= 0 && ftruncate(region->memfd, 0))
 		log_error("memnode: truncating a region failed errno=%d", errno);
 	if (region->memory)
@@ -74,6 +89,7 @@ static int region_open(struct region *region, uint64_t bytes, bool hugetlb)
 			mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->memfd, 0);
 		if (memory != MAP_FAILED) {
 			region->memory = memory;
+			REGION_RACES_ARE_THE_CLIENTS(memory, bytes);
 			return 0;
 		}
 	}

@@ -1,6 +1,6 @@
 /*
- * memnode/region.h: the memory behind one lease: a memfd and our mapping of it. Used by lease.c, which decides
- * who may touch it when.
+ * memnode/region.h: the memory behind one lease: a memfd and our mapping of it. Used by lease.c,
+ * which decides who may touch it when.
  */
 #ifndef FM_MEMNODE_REGION_H
 #define FM_MEMNODE_REGION_H
@@ -24,12 +24,13 @@ enum region_pages { REGION_HUGETLB, REGION_TRANSPARENT, REGION_SMALL };
 
 /* Zeroed memory of `bytes` (a multiple of 4 KiB), all of it allocated. 0, -ENOMEM, or -errno. */
 int region_make(struct region *region, uint64_t bytes, enum region_pages pages) FM_MUST_USE;
-/* Truncates the file, so that descriptors handed to clients become useless, and gives everything back. */
+/* Truncates the file, so that descriptors handed to clients become useless, and gives everything
+ * back. */
 void region_close(struct region *region);
 /*
- * Moves the bytes to a new memfd and closes the old one: who holds the old descriptor can no longer write.
- * Takes as much memory again meanwhile. Through the kernel, because a holder may truncate under our hands (then
- * zeros follow). On failure nothing has changed.
+ * Moves the bytes to a new memfd and closes the old one: who holds the old descriptor can no longer
+ * write. Takes as much memory again meanwhile. Through the kernel, because a holder may truncate
+ * under our hands (then zeros follow). On failure nothing has changed.
  */
 int region_migrate(struct region *region) FM_MUST_USE;
 /* See lease_store. */

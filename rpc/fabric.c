@@ -1,12 +1,14 @@
 /*
- * rpc/fabric.c: what all providers of the fabric share: queues, the bound on what is in flight, the ring of
- * completions, the cells regions live in, and the choice of a provider by the endpoint's prefix.
+ * rpc/fabric.c: what all providers of the fabric share: queues, the bound on what is in flight, the
+ * ring of completions, the cells regions live in, and the choice of a provider by the endpoint's
+ * prefix.
  *
- * Called by farmem/ (spanset.c, evict.c through it), the agent and memory nodes. One thread per queue; the only
- * global is the table of providers, written before the first queue opens.
+ * Called by farmem/ (spanset.c, evict.c through it), the agent and memory nodes. One thread per
+ * queue; the only global is the table of providers, written before the first queue opens.
  *
  * Invariants
- *   1. in_flight = sum of pending + ready_count <= depth: so the ring of completions cannot overflow.
+ *   1. in_flight = sum of pending + ready_count <= depth: so the ring of completions cannot
+ *      overflow.
  *   2. Every operation for which post returned 0 is completed exactly once (FM_ASSERT on pending).
  *   3. A region is up exactly while its generation equals its connection's.
  */
@@ -20,7 +22,8 @@
 #include "base/mem.h"
 #include "rpc/fabric_provider.h"
 
-/* With operations pending at more than one provider, each sleeps at most so long before the other's turn. */
+/* With operations pending at more than one provider, each sleeps at most so long before the other's
+ * turn. */
 #define FABRIC_SLEEP_SLICE_NS (200 * NS_PER_US)
 
 extern const struct fabric_ops fabric_shm_ops;
@@ -48,8 +51,8 @@ struct fabric_queue {
 	uint32_t cells_free;               /* index + 1 */
 	uint32_t cells_used;               /* cells ever handed out */
 	uint32_t regions_count;
-	union fabric_cell *cells;            /* FABRIC_REGIONS_MAX, touched as used */
-	struct fabric_completion ready[];    /* depth */
+	union fabric_cell *cells;         /* FABRIC_REGIONS_MAX, touched as used */
+	struct fabric_completion ready[]; /* depth */
 };
 
 void fabric_provider_register(const struct fabric_ops *ops)
@@ -84,7 +87,8 @@ int fabric_queue_open(const struct fabric_queue_options *options, struct fabric_
 	return 0;
 }
 
-/* Detaches what the caller left attached: cells in use are those whose ops are set (release zeroes them). */
+/* Detaches what the caller left attached: cells in use are those whose ops are set (release zeroes
+ * them). */
 static void queue_detach_all(struct fabric_queue *queue)
 {
 	for (uint32_t i = 0; i < queue->cells_used && queue->regions_count; i++)
@@ -106,7 +110,8 @@ void fabric_queue_close(struct fabric_queue *queue)
 }
 
 int fabric_attach(struct fabric_queue *queue, const char *endpoint,
-	const struct fabric_capability *capability, uint64_t deadline_ns, struct fabric_region **region)
+	const struct fabric_capability *capability, uint64_t deadline_ns,
+	struct fabric_region **region)
 {
 	*region = NULL;
 	if (strnlen(endpoint, FABRIC_ENDPOINT_MAX) >= FABRIC_ENDPOINT_MAX)
@@ -150,7 +155,8 @@ static int post_check(const struct fabric_region *region, const struct fabric_tr
 	}
 	if (fm_unlikely(bytes == 0 || bytes > FABRIC_OP_BYTES_MAX))
 		return -EINVAL;
-	if (fm_unlikely(transfer->offset > region->bytes || bytes > region->bytes - transfer->offset))
+	if (fm_unlikely(
+		    transfer->offset > region->bytes || bytes > region->bytes - transfer->offset))
 		return -ERANGE;
 	if (fm_unlikely(!fabric_region_up(region)))
 		return -ENOTCONN;
@@ -206,22 +212,25 @@ static void queue_progress(struct fabric_queue *queue)
 			fabric_providers[i]->progress(queue);
 }
 
-static unsigned queue_reap(struct fabric_queue *queue, struct fabric_completion *completions,
-	unsigned max)
+static unsigned queue_reap(
+	struct fabric_queue *queue, struct fabric_completion *completions, unsigned max)
 {
 	unsigned count = 0;
 	while (count < max && queue->ready_count) {
 		completions[count++] = queue->ready[queue->ready_first];
-		queue->ready_first = queue->ready_first + 1 == queue->depth ? 0 : queue->ready_first + 1;
+		queue->ready_first =
+			queue->ready_first + 1 == queue->depth ? 0 : queue->ready_first + 1;
 		queue->ready_count--;
 		queue->in_flight--;
 	}
 	return count;
 }
 
-unsigned fabric_poll(struct fabric_queue *queue, struct fabric_completion *completions, unsigned max)
+unsigned fabric_poll(
+	struct fabric_queue *queue, struct fabric_completion *completions, unsigned max)
 {
-	/* All that is in flight is ready already (the usual case on shm): no need to look further. */
+	/* All that is in flight is ready already (the usual case on shm): no need to look further.
+	 */
 	if (queue->ready_count == 0 || queue->ready_count < queue->in_flight)
 		queue_progress(queue);
 	return queue_reap(queue, completions, max);
@@ -245,8 +254,8 @@ static void queue_sleep(struct fabric_queue *queue, uint64_t until_ns)
 	}
 }
 
-unsigned fabric_wait(struct fabric_queue *queue, struct fabric_completion *completions, unsigned max,
-	uint64_t until_ns)
+unsigned fabric_wait(struct fabric_queue *queue, struct fabric_completion *completions,
+	unsigned max, uint64_t until_ns)
 {
 	unsigned count = fabric_poll(queue, completions, max);
 	if (count || max == 0 || queue->in_flight == 0)
@@ -285,7 +294,8 @@ static uint32_t provider_index(const struct fabric_ops *ops)
 	return i;
 }
 
-struct fabric_region *fabric_region_reserve(struct fabric_queue *queue, const struct fabric_ops *ops)
+struct fabric_region *fabric_region_reserve(
+	struct fabric_queue *queue, const struct fabric_ops *ops)
 {
 	union fabric_cell *cell;
 	if (queue->cells_free) {

@@ -1,11 +1,13 @@
 /*
  * rpc/fabric_bench.c: what the fabric costs over what it stands on.
  *
- *   read 4 KiB at random offsets, one at a time:  shm beside a bare pread of a memfd;
- *                                                 tcp beside a bare ping-pong, both ends spinning
- *   write 64 KiB, 16 in flight:                   shm beside a bare pwrite; tcp beside a bare stream of
- *                                                 64 KiB pieces, each acknowledged with 32 bytes
- * Interleaved in rounds in one run; times of one run only are comparable.
+ *   read 4 KiB at random offsets, one at a time:
+ *       shm beside a bare pread of a memfd; tcp beside a bare ping-pong, both ends spinning
+ *   write 64 KiB, 16 in flight:
+ *       shm beside a bare pwrite; tcp beside a bare stream of 64 KiB pieces, each acknowledged
+ *       with 32 bytes
+ *
+ * Interleaved in rounds in one run; only times of one run are comparable.
  *     fabric_bench [ROUNDS]     default 20; 1 is quick enough for a test
  */
 #include <arpa/inet.h>
@@ -64,7 +66,8 @@ static uint64_t random_offset(uint32_t bytes)
 static void move_all(int fd, void *bytes, size_t length, bool out)
 {
 	for (size_t done = 0; done < length;) {
-		ssize_t n = out ? send(fd, (char *)bytes + done, length - done, MSG_DONTWAIT | MSG_NOSIGNAL)
+		ssize_t n = out ? send(fd, (char *)bytes + done, length - done,
+					  MSG_DONTWAIT | MSG_NOSIGNAL)
 				: recv(fd, (char *)bytes + done, length - done, MSG_DONTWAIT);
 		if (n == 0)
 			_exit(0);
@@ -100,7 +103,8 @@ static pid_t raw_start(void)
 	socklen_t length = sizeof(address);
 	int one = 1;
 	int listener = socket(AF_INET, SOCK_STREAM, 0);
-	must(!bind(listener, (struct sockaddr *)&address, length) && !listen(listener, 1), "listen");
+	must(!bind(listener, (struct sockaddr *)&address, length) && !listen(listener, 1),
+		"listen");
 	must(!getsockname(listener, (struct sockaddr *)&address, &length), "getsockname");
 	pid_t pid = fork();
 	if (pid == 0) {
@@ -176,7 +180,8 @@ static void read_one(enum contestant who)
 	switch (who) {
 	case RAW_PREAD:
 		must(pread(memfd, buffers[0], READ_BYTES, (off_t)random_offset(READ_BYTES)) ==
-				READ_BYTES, "pread");
+				READ_BYTES,
+			"pread");
 		break;
 	case RAW_TCP:
 		raw_read();
@@ -196,7 +201,8 @@ static void write_many(enum contestant who)
 	for (unsigned i = 0; i < WRITES_PER_ROUND; i++) {
 		if (who == RAW_PREAD) {
 			must(pwrite(memfd, buffers[i % WRITES_DEPTH], WRITE_BYTES,
-				     (off_t)random_offset(WRITE_BYTES)) == WRITE_BYTES, "pwrite");
+				     (off_t)random_offset(WRITE_BYTES)) == WRITE_BYTES,
+				"pwrite");
 			continue;
 		}
 		fabric_one(regions[who == TCP ? NODE_TCP : NODE_SHM], true, i % WRITES_DEPTH);
@@ -255,8 +261,10 @@ int main(int argc, char **argv)
 	must(!node_reserve(&node, REGION_BYTES, &capability), "reserve");
 	for (int i = 0; i < 2; i++)
 		must(!fabric_attach(queue, node.endpoint[i], &capability,
-			     clock_now_ns() + 5 * NS_PER_S, &regions[i]), "attach");
-	printf("fabric_bench: rounds=%d reads=%d x %u B writes=%d x %u B depth=%u region=%llu cpus=%ld\n",
+			     clock_now_ns() + 5 * NS_PER_S, &regions[i]),
+			"attach");
+	printf("fabric_bench: rounds=%d reads=%d x %u B writes=%d x %u B depth=%u region=%llu "
+	       "cpus=%ld\n",
 		rounds, READS_PER_ROUND, READ_BYTES, WRITES_PER_ROUND, WRITE_BYTES, WRITES_DEPTH,
 		REGION_BYTES, sysconf(_SC_NPROCESSORS_ONLN));
 	for (int i = 0; i < rounds; i++)

@@ -1,7 +1,8 @@
 /*
- * rpc/fabric_node_test.h: a memory node for tests and benches of the fabric: lease table and data server in a
- * forked child (so that it can be killed and stopped), asked over a socketpair for what the control plane would
- * do: reserve, release, fence, and a look at the region's bytes from the node's side.
+ * rpc/fabric_node_test.h: a memory node for tests and benches of the fabric: lease table and data
+ * server in a forked child (so that it can be killed and stopped), asked over a socketpair for what
+ * the control plane would do: reserve, release, fence, and a look at the region's bytes from the
+ * node's side.
  */
 #ifndef FM_RPC_FABRIC_NODE_TEST_H
 #define FM_RPC_FABRIC_NODE_TEST_H
@@ -68,7 +69,8 @@ static inline void node_answer(struct lease_table *table, struct data_server *se
 	case NODE_PEEK:
 		answer->status = lease_get(table, &request->capability, &lease);
 		if (!answer->status) {
-			memcpy(answer->bytes, lease_memory(lease) + request->offset, NODE_PEEK_BYTES);
+			memcpy(answer->bytes, lease_memory(lease) + request->offset,
+				NODE_PEEK_BYTES);
 			lease_put(lease);
 		}
 		break;
@@ -128,7 +130,8 @@ static inline void node_start(struct node *node, uint16_t port)
 	}
 	close(pair[1]);
 	node->pair = pair[0];
-	if (node->pid < 0 || read(node->pair, &node->port, sizeof(node->port)) != sizeof(node->port)) {
+	if (node->pid < 0 ||
+		read(node->pair, &node->port, sizeof(node->port)) != sizeof(node->port)) {
 		fprintf(stderr, "the test's node did not come up\n");
 		exit(1);
 	}
@@ -136,8 +139,8 @@ static inline void node_start(struct node *node, uint16_t port)
 	snprintf(node->endpoint[NODE_TCP], FABRIC_ENDPOINT_MAX, "tcp:127.0.0.1:%u", node->port);
 }
 
-static inline int node_ask(struct node *node, const struct node_request *request,
-	struct node_answer *answer)
+static inline int node_ask(
+	struct node *node, const struct node_request *request, struct node_answer *answer)
 {
 	if (write(node->pair, request, sizeof(*request)) != (ssize_t)sizeof(*request) ||
 		read(node->pair, answer, sizeof(*answer)) != (ssize_t)sizeof(*answer))
@@ -145,7 +148,8 @@ static inline int node_ask(struct node *node, const struct node_request *request
 	return answer->status;
 }
 
-static inline int node_reserve(struct node *node, uint64_t bytes, struct fabric_capability *capability)
+static inline int node_reserve(
+	struct node *node, uint64_t bytes, struct fabric_capability *capability)
 {
 	struct node_request request = {.command = NODE_RESERVE, .bytes = bytes};
 	static struct node_answer answer;
@@ -203,6 +207,20 @@ static inline void node_kill(struct node *node)
 	close(node->pair);
 	node->pid = 0;
 	unlink(node->path);
+}
+
+/* Returns when every thread of it has stopped. */
+static inline void node_freeze(struct node *node)
+{
+	int status;
+	kill(node->pid, SIGSTOP);
+	if (waitpid(node->pid, &status, WUNTRACED) != node->pid || !WIFSTOPPED(status))
+		abort();
+}
+
+static inline void node_thaw(struct node *node)
+{
+	kill(node->pid, SIGCONT);
 }
 
 /* Orderly. Returns the exit status: sanitizers speak through it. */

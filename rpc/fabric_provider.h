@@ -1,25 +1,28 @@
 /*
- * rpc/fabric_provider.h: what a provider of the fabric implements. Included by rpc/fabric*.c and by the
- * simulator only.
+ * rpc/fabric_provider.h: what a provider of the fabric implements. Included by rpc/fabric*.c and by
+ * the simulator only.
  *
- * fabric.c keeps queues, bounds, the ring of completions and the cells regions live in; a provider keeps its
- * PART of a queue (its connections, made at the first attach) and moves bytes. A provider's region struct begins
- * with struct fabric_region and lives in a cell of FABRIC_REGION_CELL_BYTES.
+ * fabric.c keeps queues, bounds, the ring of completions and the cells regions live in; a provider
+ * keeps its PART of a queue (its connections, made at the first attach) and moves bytes. A
+ * provider's region struct begins with struct fabric_region and lives in a cell of
+ * FABRIC_REGION_CELL_BYTES.
  *
- * Broken regions are told by generations: all regions of one connection point at that connection's generation;
- * breaking the connection raises it, and a fence writes the new one into the one region it was called for.
+ * Broken regions are told by generations: all regions of one connection point at that connection's
+ * generation; breaking the connection raises it, and a fence writes the new one into the one region
+ * it was called for.
  */
 #ifndef FM_RPC_FABRIC_PROVIDER_H
 #define FM_RPC_FABRIC_PROVIDER_H
 
 #include "rpc/fabric.h"
 
-#define FABRIC_REGIONS_MAX 16384       /* regions attached per queue */
+#define FABRIC_REGIONS_MAX 16384 /* regions attached per queue */
 #define FABRIC_REGION_CELL_BYTES 128
 
 struct fabric_ops;
 
-/* ops, provider and queue are filled in by fabric_region_reserve(), the rest by the provider's attach. */
+/* ops, provider and queue are filled in by fabric_region_reserve(), the rest by the provider's
+ * attach. */
 struct fabric_region {
 	const struct fabric_ops *ops;
 	struct fabric_queue *queue;
@@ -37,12 +40,15 @@ struct fabric_ops {
 		const struct fabric_capability *capability, uint64_t deadline_ns,
 		struct fabric_region **region);
 	void (*detach)(struct fabric_region *region); /* releases the region's cell too */
-	/* Called with everything checked: region up, room in the queue, 1..FABRIC_OP_BYTES_MAX bytes in range. */
+	/* Called with everything checked: region up, room in the queue, 1..FABRIC_OP_BYTES_MAX
+	 * bytes in range. */
 	int (*post_read)(struct fabric_region *region, const struct fabric_transfer *transfer);
 	int (*post_write)(struct fabric_region *region, const struct fabric_transfer *transfer);
-	/* Progress of this provider's part of the queue; appends completions through fabric_complete(). */
+	/* Progress of this provider's part of the queue; appends completions through
+	 * fabric_complete(). */
 	void (*progress)(struct fabric_queue *queue);
-	/* Sleep until something may have happened, at most until until_ns (after spinning was in vain). */
+	/* Sleep until something may have happened, at most until until_ns (after spinning was in
+	 * vain). */
 	void (*sleep)(struct fabric_queue *queue, uint64_t until_ns);
 	int (*fence)(struct fabric_region *region, uint64_t deadline_ns);
 	void (*queue_close)(struct fabric_queue *queue); /* only when there is a part */
@@ -53,8 +59,8 @@ struct fabric_ops {
 void fabric_provider_register(const struct fabric_ops *ops);
 
 /* A zeroed cell with its struct fabric_region begun, or NULL: FABRIC_REGIONS_MAX reached. */
-struct fabric_region *fabric_region_reserve(struct fabric_queue *queue, const struct fabric_ops *ops)
-	FM_MUST_USE;
+struct fabric_region *fabric_region_reserve(
+	struct fabric_queue *queue, const struct fabric_ops *ops) FM_MUST_USE;
 void fabric_region_release(struct fabric_region *region);
 
 /* The provider's part of the queue; NULL until set. */

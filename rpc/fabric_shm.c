@@ -1,26 +1,29 @@
 /*
- * rpc/fabric_shm.c: the fabric on one host: the node hands over a region's memfd, we pread and pwrite it.
+ * rpc/fabric_shm.c: the fabric on one host: the node hands over a region's memfd, we pread and
+ * pwrite it.
  *
- * Endpoint shm:/path/data.sock, a SOCK_SEQPACKET unix socket speaking rpc/wire.h; the memfd comes as SCM_RIGHTS
- * with the reply to ATTACH. An operation is one preadv or pwritev at post; its completion waits in the queue's
- * ring for the next poll. Why system calls and no mapping: a node that truncates the memfd (revocation) would
- * SIGBUS whoever reads a mapping; a pread just comes back short. And wild stores of the program cannot reach
- * far bytes.
+ * Endpoint shm:/path/data.sock, a SOCK_SEQPACKET unix socket speaking rpc/wire.h; the memfd comes
+ * as SCM_RIGHTS with the reply to ATTACH. An operation is one preadv or pwritev at post; its
+ * completion waits in the queue's ring for the next poll. Why system calls and no mapping: a node
+ * that truncates the memfd (revocation) would SIGBUS whoever reads a mapping; a pread just comes
+ * back short. And wild stores of the program cannot reach far bytes.
  *
- * The socket stays open: its end says that the node is dead (kill -9 too). Looking costs a system call, so a
- * connection is looked at when the last look is SHM_LOOK_NS old, before the operation: an operation posted later
- * than SHM_LOOK_NS after the kernel closed the dead node's socket never succeeds.
+ * The socket stays open: its end says that the node is dead (kill -9 too). Looking costs a system
+ * call, so a connection is looked at when the last look is SHM_LOOK_NS old, before the operation:
+ * an operation posted later than SHM_LOOK_NS after the kernel closed the dead node's socket never
+ * succeeds.
  *
  * Called through rpc/fabric.c only. No locks: a queue belongs to one thread.
  *
  * Invariants
- *   1. When post returns, the operation is over: nothing is ever in flight, nothing can land later. Hence a fence
- *      needs no help from the node; it connects anew and presents the capability again.
- *   2. A region's memfd was received on its peer's present connection, while the generations are equal.
+ *   1. When post returns, the operation is over: nothing is ever in flight, nothing can land later.
+ *      Hence a fence needs no help from the node; it connects anew and presents the capability
+ *      again.
+ *   2. A region's memfd was received on its peer's present connection, while the generations are
+ *      equal.
  */
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -178,7 +181,7 @@ static int shm_peer_connect(struct shm_peer *peer, uint64_t deadline_ns)
 	const char *path = peer->endpoint + strlen(fabric_shm_ops.prefix);
 	if (!*path || strlen(path) >= sizeof(address.sun_path))
 		return -EINVAL;
-	strcpy(address.sun_path, path);
+	memcpy(address.sun_path, path, strlen(path) + 1);
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
@@ -215,7 +218,8 @@ static int shm_peer_receive(struct shm_peer *peer, struct wire_header *reply, in
 	}
 }
 
-/* Presents the capability on the peer's connection; on success the region has its memfd and is up. */
+/* Presents the capability on the peer's connection; on success the region has its memfd and is up.
+ */
 static int shm_region_attach(struct shm_region *region, uint64_t deadline_ns)
 {
 	struct shm_peer *peer = region->peer;
@@ -281,7 +285,8 @@ static struct shm_peer *shm_peer_find(struct shm_part *part, const char *endpoin
 		memset(free_peer, 0, sizeof(*free_peer));
 		free_peer->socket = -1;
 		free_peer->generation = 1;
-		snprintf(free_peer->endpoint, sizeof(free_peer->endpoint), "%s", endpoint);
+		memcpy(free_peer->endpoint, endpoint,
+			strlen(endpoint) + 1); /* fabric_attach checked */
 	}
 	return free_peer;
 }
@@ -297,7 +302,8 @@ static void shm_release(struct shm_region *region)
 }
 
 static int shm_attach(struct fabric_queue *queue, const char *endpoint,
-	const struct fabric_capability *capability, uint64_t deadline_ns, struct fabric_region **region)
+	const struct fabric_capability *capability, uint64_t deadline_ns,
+	struct fabric_region **region)
 {
 	struct shm_part *part = shm_part_open(queue);
 	if (!part)
@@ -328,7 +334,8 @@ static int shm_attach(struct fabric_queue *queue, const char *endpoint,
 static void shm_detach(struct fabric_region *region)
 {
 	struct shm_region *r = shm_region_of(region);
-	/* Tell the node, so that this connection no longer keeps the lease alive. No reply; no harm if lost. */
+	/* Tell the node, so that this connection no longer keeps the lease alive. No reply; no harm
+	 * if lost. */
 	if (fabric_region_up(region) && r->peer->regions_count > 1) {
 		struct wire_header header = {.op = WIRE_DETACH, .handle = r->handle};
 		uint8_t bytes[WIRE_HEADER_BYTES];
@@ -338,7 +345,8 @@ static void shm_detach(struct fabric_region *region)
 	shm_release(r);
 }
 
-/* Cuts `done` bytes off the front of a copy of the caller's vector. Returns the number of entries left. */
+/* Cuts `done` bytes off the front of a copy of the caller's vector. Returns the number of entries
+ * left. */
 static int shm_iov_advance(const struct fabric_transfer *transfer, size_t done, struct iovec *iov)
 {
 	int count = 0;
@@ -364,7 +372,8 @@ static int shm_move_rest(struct shm_region *region, const struct fabric_transfer
 	size_t done = 0;
 	for (;;) {
 		if (moved < 0 && errno != EINTR)
-			return errno == EPERM ? -EACCES : -errno; /* EPERM: sealed against growing */
+			return errno == EPERM ? -EACCES
+					      : -errno; /* EPERM: sealed against growing */
 		if (moved == 0)
 			return -EACCES; /* truncated: the lease is revoked */
 		done += moved > 0 ? (size_t)moved : 0;
@@ -375,8 +384,8 @@ static int shm_move_rest(struct shm_region *region, const struct fabric_transfer
 	}
 }
 
-static int shm_post(struct fabric_region *head, const struct fabric_transfer *transfer,
-	shm_call *call)
+static int shm_post(
+	struct fabric_region *head, const struct fabric_transfer *transfer, shm_call *call)
 {
 	struct shm_region *region = shm_region_of(head);
 	if (fm_unlikely(!shm_peer_alive(region->peer, clock_now_ns())))

@@ -1,17 +1,18 @@
 /*
  * rpc/fabric_tcp.c: the fabric over tcp: connections, attach, fence, and waiting.
  *
- * Endpoint tcp:ADDRESS:PORT, ADDRESS numeric (10.1.2.3, [fd00::1]) or "localhost": looking names up needs malloc,
- * which the application's process must not be made to call; the agent resolves. One connection per (queue, node);
- * the bytes on it are fabric_tcp_io.c's.
+ * Endpoint tcp:ADDRESS:PORT, ADDRESS numeric (10.1.2.3, [fd00::1]) or "localhost": looking names up
+ * needs malloc, which the application's process must not be made to call; the agent resolves. One
+ * connection per (queue, node); the bytes on it are fabric_tcp_io.c's.
  *
  * Called through rpc/fabric.c only. No locks: a queue belongs to one thread.
  *
  * Invariants
- *   1. A connection is dropped on the first late operation, failed call or strange byte; all of its operations
- *      complete then, and its regions are broken (generation).
- *   2. The id of a dropped connection is kept (unfenced) until the node has answered FENCE(id), or says hello with
- *      another incarnation (then the memory those writes were for is gone). No region is attached before that.
+ *   1. A connection is dropped on the first late operation, failed call or strange byte; all of its
+ *      operations complete then, and its regions are broken (generation).
+ *   2. The id of a dropped connection is kept (unfenced) until the node has answered FENCE(id), or
+ *      says hello with another incarnation (then the memory those writes were for is gone). No
+ *      region is attached before that.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -27,7 +28,8 @@
 #include "base/mem.h"
 #include "rpc/fabric_tcp.h"
 
-/* A connection nothing is in flight on is looked at no more often, to tell fabric_region_up of a dead node. */
+/* A connection nothing is in flight on is looked at no more often, to tell fabric_region_up of a
+ * dead node. */
 #define TCP_LOOK_NS (1 * NS_PER_MS)
 
 extern const struct fabric_ops fabric_tcp_ops;
@@ -180,7 +182,8 @@ static int peer_connect(struct tcp_peer *peer, uint64_t deadline_ns)
 		return r;
 	}
 	if (hello.incarnation != peer->incarnation)
-		peer->unfenced = 0; /* invariant 2: the memory is gone, and with it what could land there */
+		peer->unfenced =
+			0; /* invariant 2: the memory is gone, and with it what could land there */
 	peer->incarnation = hello.incarnation;
 	peer->connection = hello.connection;
 	peer->socket = fd;
@@ -193,8 +196,8 @@ static void part_progress(struct tcp_part *part);
 static void part_sleep(struct tcp_part *part, uint64_t until_ns);
 
 /*
- * One ATTACH or FENCE and its reply. 0 or -errno: as the node says, or the connection's end. On a timeout the
- * connection is dropped: its reply would come out of step.
+ * One ATTACH or FENCE and its reply. 0 or -errno: as the node says, or the connection's end. On a
+ * timeout the connection is dropped: its reply would come out of step.
  */
 static int peer_control(struct tcp_part *part, struct tcp_peer *peer, uint8_t op, uint8_t *payload,
 	uint64_t deadline_ns)
@@ -292,7 +295,8 @@ static struct tcp_peer *peer_find(struct tcp_part *part, const char *endpoint)
 		free_peer->generation = 1;
 		free_peer->first = free_peer->last = free_peer->unsent = TCP_NONE;
 		free_peer->next_active = TCP_NONE;
-		strcpy(free_peer->endpoint, endpoint); /* fabric_attach checked its length */
+		memcpy(free_peer->endpoint, endpoint,
+			strlen(endpoint) + 1); /* fabric_attach checked */
 	}
 	return free_peer;
 }
@@ -306,7 +310,8 @@ static void region_release(struct tcp_part *part, struct tcp_region *region)
 }
 
 static int tcp_attach(struct fabric_queue *queue, const char *endpoint,
-	const struct fabric_capability *capability, uint64_t deadline_ns, struct fabric_region **region)
+	const struct fabric_capability *capability, uint64_t deadline_ns,
+	struct fabric_region **region)
 {
 	struct tcp_part *part = part_open(queue);
 	if (!part)
@@ -346,8 +351,8 @@ static void tcp_detach(struct fabric_region *region)
 	region_release(part, r);
 }
 
-static int tcp_post(struct fabric_region *region, const struct fabric_transfer *transfer,
-	uint8_t wire_op)
+static int tcp_post(
+	struct fabric_region *region, const struct fabric_transfer *transfer, uint8_t wire_op)
 {
 	struct tcp_region *r = tcp_region_of(region);
 	struct tcp_part *part = fabric_part(region->queue, &fabric_tcp_ops);
@@ -386,7 +391,8 @@ static void part_look_at_idle(struct tcp_part *part, uint64_t now_ns)
 	for (uint32_t i = 0; i < part->peers_used; i++) {
 		struct tcp_peer *peer = &part->peers[i];
 		uint8_t byte;
-		if (peer->socket < 0 || peer->first != TCP_NONE || now_ns - peer->looked_ns < TCP_LOOK_NS)
+		if (peer->socket < 0 || peer->first != TCP_NONE ||
+			now_ns - peer->looked_ns < TCP_LOOK_NS)
 			continue;
 		peer->looked_ns = now_ns;
 		ssize_t n = recv(peer->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
@@ -430,7 +436,8 @@ static void part_sleep(struct tcp_part *part, uint64_t until_ns)
 		return;
 	struct timespec timeout = {.tv_sec = (time_t)FM_MIN((until - now) / NS_PER_S, 3600),
 		.tv_nsec = (long)((until - now) % NS_PER_S)};
-	(void)ppoll(pollfds, count, &timeout, NULL); /* EINTR: the caller looks at the clock anyway */
+	(void)ppoll(
+		pollfds, count, &timeout, NULL); /* EINTR: the caller looks at the clock anyway */
 }
 
 static void tcp_sleep(struct fabric_queue *queue, uint64_t until_ns)
@@ -442,7 +449,8 @@ static int tcp_fence(struct fabric_region *region, uint64_t deadline_ns)
 {
 	struct tcp_region *r = tcp_region_of(region);
 	struct tcp_part *part = fabric_part(region->queue, &fabric_tcp_ops);
-	/* Up: its writes went over this very connection. Not up: over an older one, fenced when it was replaced. */
+	/* Up: its writes went over this very connection. Not up: over an older one, fenced when it
+	 * was replaced. */
 	if (fabric_region_up(region))
 		tcp_peer_break(part, r->peer, 0);
 	return region_attach(part, r, deadline_ns);

@@ -1,18 +1,18 @@
 /*
  * rpc/fabric_tcp_io.c: the stream of requests and replies on one tcp connection, client's end.
  *
- * Replies come in the order of the requests, and the reply to a read has a payload of exactly the length asked
- * for, whatever its status. So the layout of all bytes to come is known: one recvmsg takes headers and payloads
- * of many replies straight to where they belong, without a copy. A lone read costs one sendmsg and the recvmsgs
- * that find nothing yet.
+ * Replies come in the order of the requests, and the reply to a read has a payload of exactly the
+ * length asked for, whatever its status. So the layout of all bytes to come is known: one recvmsg
+ * takes headers and payloads of many replies straight to where they belong, without a copy. A lone
+ * read costs one sendmsg and the recvmsgs that find nothing yet.
  *
  * Called by fabric_tcp.c only; one thread.
  *
  * Invariants
- *   1. The fifo holds operations in the order of posting: [first .. unsent) wholly sent, [unsent ..] not.
- *      Only wholly sent ones may receive a reply.
- *   2. Nothing writes to an operation's buffers after its completion: the kernel only does so inside our own
- *      recvmsg, whose vector is made of operations in the fifo.
+ *   1. The fifo holds operations in the order of posting: [first .. unsent) wholly sent, [unsent
+ *      ..] not. Only wholly sent ones may receive a reply.
+ *   2. Nothing writes to an operation's buffers after its completion: the kernel only does so
+ *      inside our own recvmsg, whose vector is made of operations in the fifo.
  *   3. Anything unexpected in the stream breaks the connection: there is no way back into step.
  */
 #include <errno.h>
@@ -45,8 +45,8 @@ static uint32_t op_received_total(const struct tcp_op *op)
 	return WIRE_HEADER_BYTES + (op->op == WIRE_READ ? op->payload_bytes : 0);
 }
 
-struct tcp_op *tcp_op_take(struct tcp_part *part, struct tcp_region *region, uint8_t op,
-	uint64_t deadline_ns)
+struct tcp_op *tcp_op_take(
+	struct tcp_part *part, struct tcp_region *region, uint8_t op, uint64_t deadline_ns)
 {
 	uint32_t index = part->ops_free;
 	if (index != TCP_NONE) {
@@ -129,7 +129,8 @@ void tcp_peer_break(struct tcp_part *part, struct tcp_peer *peer, uint64_t now_n
 	close(peer->socket);
 	peer->socket = -1;
 	peer->generation++;
-	/* While an older connection is unfenced, no region was attached to this one: keep the older id. */
+	/* While an older connection is unfenced, no region was attached to this one: keep the older
+	 * id. */
 	if (!peer->unfenced)
 		peer->unfenced = peer->connection;
 	while (peer->first != TCP_NONE) {
@@ -193,8 +194,8 @@ static int peer_send(struct tcp_part *part, struct tcp_peer *peer)
 		for (uint32_t i = peer->unsent; i != TCP_NONE && count < TCP_IOV_MAX;
 			i = part->ops[i].next) {
 			struct tcp_op *op = &part->ops[i];
-			count = iov_append(iov, count, op->request, op, op->sent_bytes,
-				op->op != WIRE_READ);
+			count = iov_append(
+				iov, count, op->request, op, op->sent_bytes, op->op != WIRE_READ);
 			if (count == TCP_IOV_MAX)
 				break;
 		}
@@ -257,8 +258,8 @@ static int peer_receive(struct tcp_part *part, struct tcp_peer *peer)
 		for (uint32_t i = peer->first; i != peer->unsent && count < TCP_IOV_MAX;
 			i = part->ops[i].next) {
 			struct tcp_op *op = &part->ops[i];
-			count = iov_append(iov, count, op->reply, op, op->received_bytes,
-				op->op == WIRE_READ);
+			count = iov_append(
+				iov, count, op->reply, op, op->received_bytes, op->op == WIRE_READ);
 		}
 		struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
 		size_t asked = iov_bytes(iov, count);

@@ -147,8 +147,8 @@ int wire_decode_reply(const uint8_t bytes[WIRE_HEADER_BYTES], struct wire_header
 	return -EPROTO;
 }
 
-void wire_encode_capability(const struct fabric_capability *capability,
-	uint8_t bytes[WIRE_CAPABILITY_BYTES])
+void wire_encode_capability(
+	const struct fabric_capability *capability, uint8_t bytes[WIRE_CAPABILITY_BYTES])
 {
 	memcpy(bytes, capability->key, 16);
 	put_u64(bytes + 16, capability->lease);
@@ -157,8 +157,8 @@ void wire_encode_capability(const struct fabric_capability *capability,
 	put_u32(bytes + 36, capability->region);
 }
 
-void wire_decode_capability(const uint8_t bytes[WIRE_CAPABILITY_BYTES],
-	struct fabric_capability *capability)
+void wire_decode_capability(
+	const uint8_t bytes[WIRE_CAPABILITY_BYTES], struct fabric_capability *capability)
 {
 	memcpy(capability->key, bytes, 16);
 	capability->lease = get_u64(bytes + 16);

@@ -1,29 +1,36 @@
 /*
- * rpc/wire.h: what the data plane's connections (fabric_tcp, fabric_shm, memnode/data_*) say to each other.
+ * rpc/wire.h: what the data plane's connections (fabric_tcp, fabric_shm, memnode/data_*) say to
+ * each other.
  *
- * Fixed little-endian layouts, encoded and decoded field by field; nothing is ever cast onto the wire's bytes.
+ * Fixed little-endian layouts, encoded and decoded field by field; nothing is ever cast onto the
+ * wire's bytes.
  *
- *   hello    32 B  magic u32 | version u16 | kind u8 | transport u8 | connection u64 | incarnation u64 |
- *                  status u32 | crc u32
- *   header   32 B  op u8 | flags u8 | status u16 | handle u32 | tag u64 | offset u64 | length u32 | crc u32
- *   capability 40 B  key 16 | lease u64 | incarnation u64 | epoch u32 | region u32
- *   fence    48 B  capability 40 | connection u64
+ *   hello       32 B  magic u32 | version u16 | kind u8 | transport u8 | connection u64 |
+ *                     incarnation u64 | status u32 | crc u32
+ *   header      32 B  op u8 | flags u8 | status u16 | handle u32 | tag u64 | offset u64 |
+ *                     length u32 | crc u32
+ *   capability  40 B  key 16 | lease u64 | incarnation u64 | epoch u32 | region u32
+ *   fence       48 B  capability 40 | connection u64
  *
- * The client says hello, the node says hello (drawing a connection id), then requests and replies. Replies come
- * in the order of the requests. crc is CRC32C over what stands before it.
+ * The client says hello, the node says hello (drawing a connection id), then requests and replies.
+ * Replies come in the order of the requests. crc is CRC32C over what stands before it.
  *
- * Payload after a header, in bytes:     request      reply
- *     READ    handle, offset, length      0           length, whatever the status (so that a client may receive
- *                                                     straight into the reader's buffers)
- *     WRITE   handle, offset, length      length      0
- *     ATTACH                              40          0; handle and, in offset, the region's bytes
- *     DETACH  handle                      0           no reply
- *     FENCE                               48          0
+ * Payload after a header, in bytes:
+ *
+ *     op      fields used                 request  reply
+ *     READ    handle, offset, length      0        length, whatever the status: so that a client
+ *                                                  may receive straight into the reader's buffers
+ *     WRITE   handle, offset, length      length   0
+ *     ATTACH                              40       0; handle and, in offset, the region's bytes
+ *     DETACH  handle                      0        no reply
+ *     FENCE                               48       0
  *
  * Invariants
- *   1. A decode that returns 0 has checked every field: magic, version, crc, kind, op, reserved bits, lengths.
- *   2. Of the hello, magic, version, its size and the place and meaning of the crc never change, so that any two
- *      versions can refuse each other clearly (-EPROTONOSUPPORT here, WIRE_STATUS_VERSION in the reply).
+ *   1. A decode that returns 0 has checked every field: magic, version, crc, kind, op, reserved
+ *      bits, lengths.
+ *   2. Of the hello, magic, version, its size and the place and meaning of the crc never change, so
+ *      that any two versions can refuse each other clearly (-EPROTONOSUPPORT here,
+ *      WIRE_STATUS_VERSION in the reply).
  */
 #ifndef FM_RPC_WIRE_H
 #define FM_RPC_WIRE_H
@@ -78,20 +85,21 @@ struct wire_header {
 };
 
 void wire_encode_hello(const struct wire_hello *hello, uint8_t bytes[WIRE_HELLO_BYTES]);
-/* 0; -EPROTO: not one of ours; -EPROTONOSUPPORT: ours, of another version (only hello->version is set). */
+/* 0; -EPROTO: not one of ours; -EPROTONOSUPPORT: ours, of another version (only hello->version is
+ * set). */
 int wire_decode_hello(const uint8_t bytes[WIRE_HELLO_BYTES], struct wire_hello *hello) FM_MUST_USE;
 
 void wire_encode_header(const struct wire_header *header, uint8_t bytes[WIRE_HEADER_BYTES]);
 /* 0 or -EPROTO. */
-int wire_decode_request(const uint8_t bytes[WIRE_HEADER_BYTES], struct wire_header *header)
-	FM_MUST_USE;
-int wire_decode_reply(const uint8_t bytes[WIRE_HEADER_BYTES], struct wire_header *header)
-	FM_MUST_USE;
+int wire_decode_request(
+	const uint8_t bytes[WIRE_HEADER_BYTES], struct wire_header *header) FM_MUST_USE;
+int wire_decode_reply(
+	const uint8_t bytes[WIRE_HEADER_BYTES], struct wire_header *header) FM_MUST_USE;
 
-void wire_encode_capability(const struct fabric_capability *capability,
-	uint8_t bytes[WIRE_CAPABILITY_BYTES]);
-void wire_decode_capability(const uint8_t bytes[WIRE_CAPABILITY_BYTES],
-	struct fabric_capability *capability);
+void wire_encode_capability(
+	const struct fabric_capability *capability, uint8_t bytes[WIRE_CAPABILITY_BYTES]);
+void wire_decode_capability(
+	const uint8_t bytes[WIRE_CAPABILITY_BYTES], struct fabric_capability *capability);
 void wire_encode_fence(const struct fabric_capability *capability, uint64_t connection,
 	uint8_t bytes[WIRE_FENCE_BYTES]);
 void wire_decode_fence(const uint8_t bytes[WIRE_FENCE_BYTES], struct fabric_capability *capability,

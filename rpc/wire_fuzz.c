@@ -1,8 +1,10 @@
 /*
- * rpc/wire_fuzz.c: arbitrary bytes through the decoders. libFuzzer under clang; else a driver from a seed.
+ * rpc/wire_fuzz.c: arbitrary bytes through the decoders. libFuzzer under clang; else a driver from
+ * a seed.
  *
- * Each input is tried as it is and with its crc set right (or the fuzzer would never get past it). Whatever a
- * decoder accepts must be within its promised bounds, and encode to the very same bytes again.
+ * Each input is tried as it is and with its crc set right (or the fuzzer would never get past it).
+ * Whatever a decoder accepts must be within its promised bounds, and encode to the very same bytes
+ * again.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -23,7 +25,8 @@ static void fuzz_hello(const uint8_t *bytes)
 		return;
 	FM_ASSERT_EQ(hello.version, WIRE_VERSION);
 	FM_ASSERT_LT(hello.status, WIRE_STATUS_COUNT);
-	FM_ASSERT(hello.kind == WIRE_CLIENT || hello.status || (hello.connection && hello.incarnation));
+	FM_ASSERT(hello.kind == WIRE_CLIENT || hello.status ||
+		  (hello.connection && hello.incarnation));
 	wire_encode_hello(&hello, again);
 	FM_ASSERT_EQ(memcmp(again, bytes, sizeof(again)), 0);
 }
@@ -93,7 +96,8 @@ static void driver_fill(uint8_t input[WIRE_FENCE_BYTES], uint64_t *state)
 	if (dice % 3 == 0)
 		memcpy(input, magic, sizeof(magic));
 	else
-		input[0] = (uint8_t)(dice % 2 ? 1 + (dice >> 8) % 5 : (1 + (dice >> 8) % 5) | WIRE_REPLY);
+		input[0] = (uint8_t)(dice % 2 ? 1 + (dice >> 8) % 5
+					      : (1 + (dice >> 8) % 5) | WIRE_REPLY);
 	for (unsigned i = (unsigned)(dice >> 32) % 10; i > 0; i--) {
 		uint64_t r = driver_random(state);
 		input[r % WIRE_FENCE_BYTES] = (uint8_t)(r & 0x100 ? r >> 16 : (r >> 16) % 6);

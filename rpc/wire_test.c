@@ -1,5 +1,6 @@
 /*
- * rpc/wire_test.c: the layouts byte for byte (they are a promise to other versions), and what is refused.
+ * rpc/wire_test.c: the layouts byte for byte (they are a promise to other versions), and what is
+ * refused.
  */
 #include "base/test.h"
 
@@ -30,8 +31,8 @@ static const struct wire_header write_request = {.op = WIRE_WRITE,
 TEST(a_hello_has_the_promised_bytes)
 {
 	uint8_t bytes[WIRE_HELLO_BYTES];
-	uint8_t expected[WIRE_HELLO_BYTES] = {'f', 'm', 'f', 'b', 1, 0, 2, 1, 0x88, 0x77, 0x66, 0x55,
-		0x44, 0x33, 0x22, 0x11, 0x01, 0xff, 0xee, 0xdd, 0xcc, 0xbb, 0xaa, 0x99};
+	uint8_t expected[WIRE_HELLO_BYTES] = {'f', 'm', 'f', 'b', 1, 0, 2, 1, 0x88, 0x77, 0x66,
+		0x55, 0x44, 0x33, 0x22, 0x11, 0x01, 0xff, 0xee, 0xdd, 0xcc, 0xbb, 0xaa, 0x99};
 	wire_encode_hello(&node_hello, bytes);
 	put_crc(expected);
 	CHECK_EQ(memcmp(bytes, expected, sizeof(bytes)), 0);
@@ -192,8 +193,9 @@ TEST(a_reply_with_a_field_that_cannot_be_is_refused)
 		for (uint32_t length = 0; length < 2; length++) {
 			reply = (struct wire_header){.op = (uint8_t)op, .length = length};
 			wire_encode_header(&reply, bytes);
-			bool empty = op == (WIRE_WRITE | WIRE_REPLY) || op == (WIRE_ATTACH | WIRE_REPLY) ||
-				op == (WIRE_FENCE | WIRE_REPLY);
+			bool empty = op == (WIRE_WRITE | WIRE_REPLY) ||
+				     op == (WIRE_ATTACH | WIRE_REPLY) ||
+				     op == (WIRE_FENCE | WIRE_REPLY);
 			bool full = op == (WIRE_READ | WIRE_REPLY);
 			CHECK_EQ(wire_decode_reply(bytes, &reply) == 0, length ? full : empty);
 		}

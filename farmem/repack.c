@@ -20,7 +20,9 @@
 #define REPACK_SCAN 4096u          /* records looked at per round */
 #define REPACK_DEAD_NUMERATOR 3    /* dead > 3/10 of used: worth it */
 #define REPACK_DEAD_DENOMINATOR 10
+#ifndef REPACK_MIN_DEAD_PAGES      /* the simulator has less of everything */
 #define REPACK_MIN_DEAD_PAGES 2048 /* 8 MiB: below that nobody gains */
+#endif
 #define REPACK_READ_NS (5 * NS_PER_S)
 
 struct repack_span {

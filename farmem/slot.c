@@ -144,6 +144,17 @@ void slot_quarantine(struct core *core, struct group_id group, unsigned pos, uin
 	catalog_count(&core->catalog, slots_quarantined_bytes, FM_PAGE_SIZE);
 }
 
+bool slot_is_used(struct core *core, struct group_id group, unsigned pos, uint32_t slot)
+{
+	struct group_slots *g = slot_group(core, group);
+	FM_ASSERT(g != NULL);
+	FM_ASSERT(pos < g->columns && slot < g->slot_count);
+	pthread_mutex_lock(&g->lock);
+	bool used = slot_bit(slot_column(g, pos), slot);
+	pthread_mutex_unlock(&g->lock);
+	return used;
+}
+
 uint32_t slot_free_count(struct core *core, struct group_id group)
 {
 	struct group_slots *g = slot_group(core, group);

@@ -19,6 +19,8 @@ void slot_give(struct core *core, struct group_id group, unsigned pos, uint32_t 
 void slot_quarantine(struct core *core, struct group_id group, unsigned pos, uint32_t slot);
 /* Least free slots over the group's columns; 0 when the group was never used and has none. */
 uint32_t slot_free_count(struct core *core, struct group_id group);
+/* Used, dead but covered, or in quarantine (tests). */
+bool slot_is_used(struct core *core, struct group_id group, unsigned pos, uint32_t slot);
 void slot_close(struct core *core);
 
 #endif

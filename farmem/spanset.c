@@ -418,6 +418,15 @@ unsigned spanset_quarantined(const struct spanset_io *io)
 	return io->quarantine_count;
 }
 
+void spanset_quarantine_at(
+	const struct spanset_io *io, unsigned index, uint32_t *group, uint32_t *pos, uint32_t *slot)
+{
+	FM_ASSERT_LT(index, io->quarantine_count);
+	*group = io->quarantine[index].group;
+	*pos = io->quarantine[index].pos;
+	*slot = io->quarantine[index].slot;
+}
+
 /* ---- fetch ---- */
 
 static uint32_t spanset_fetch_group(struct spanset_io *io, const struct spanset_fetch *f)

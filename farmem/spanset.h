@@ -70,6 +70,8 @@ struct group_id spanset_last_group(const struct spanset_io *io);
 void spanset_io_maintain(struct spanset_io *io);
 /* Slots in this io's quarantine (tests: none leak). */
 unsigned spanset_quarantined(const struct spanset_io *io);
+void spanset_quarantine_at(
+	const struct spanset_io *io, unsigned index, uint32_t *group, uint32_t *pos, uint32_t *slot);
 
 /* A free fetch, or NULL when all are in use. Nothing is posted before spanset_fetch_submit. */
 struct spanset_fetch *spanset_fetch_begin(struct spanset_io *io, uint32_t page, struct ssid ssid, uint32_t pos);

@@ -1,0 +1,313 @@
+/*
+ * tests/sim/check.c: everything at once, while nobody moves: the invariants of span.h, record.h, slot.h and stripe.h,
+ * against the bytes the program must see and the bytes the nodes really hold.
+ */
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/crc.h"
+#include "ec/ec_slow.h"
+#include "farmem/record.h"
+#include "farmem/slot.h"
+#include "tests/sim/sim.h"
+
+#define CHECK_RECORDS_MAX 16384
+
+static uint32_t references[CHECK_RECORDS_MAX]; /* bit per position somebody names */
+static uint64_t taken[SIM_NODES_MAX * 16][EC_N_MAX][64]; /* group, pos: bits some record or doubt explains */
+
+struct check_counts {
+	int64_t near, staging, far, retained;
+};
+
+static void check_reference(uint32_t page, uint32_t ssid, uint32_t pos)
+{
+	if (ssid >= sim.core.reclaim.fresh)
+		sim_fail("page %u names record %u, which was never used", page, ssid);
+	struct record r = record_at(&sim.core, ssid_make(ssid));
+	uint64_t hdr = record_load(r);
+	if (record_hdr_state(hdr) != RECORD_STABLE)
+		sim_fail("page %u names record %u in state %u", page, ssid, record_hdr_state(hdr));
+	if (record_owner(r, pos) != page)
+		sim_fail("page %u names record %u position %u, owned by page %u", page, ssid, pos,
+			record_owner(r, pos));
+	if (!(record_hdr_live(hdr) & 1u << pos))
+		sim_fail("page %u names record %u position %u, which is dead", page, ssid, pos);
+	if (references[ssid] & 1u << pos)
+		sim_fail("record %u position %u is named twice (page %u)", ssid, pos, page);
+	references[ssid] |= 1u << pos;
+}
+
+static void check_bytes(uint32_t index, const uint8_t *bytes, const char *where)
+{
+	if (!sim_page_is_lost(index) && !sim_page_good(index, bytes))
+		sim_fail("page %u %s does not hold what the program wrote", sim_program_page(index), where);
+}
+
+static void check_evicting(struct check_counts *n, uint32_t index, struct span_word w)
+{
+	uint32_t page = sim_program_page(index);
+	unsigned stripe = stripe_of_page(sim.scenario.stripes, page);
+	struct stripe *st = &sim.stripes[stripe];
+	uint32_t slot = span_ssid(w);
+	if (span_flags(w) != 0)
+		sim_fail("page %u is EVICTING with flags %x while nobody works on it", page, span_flags(w));
+	if (st->slots[slot].page != page || !sim_staged(stripe, slot))
+		sim_fail("page %u is EVICTING but not in staging slot %u", page, slot);
+	check_bytes(index, stripe_staged_bytes(st, slot), "in staging");
+	uint64_t reference = stage_reference(st, slot);
+	if (reference != STAGE_NO_REFERENCE) {
+		n->retained++;
+		check_reference(page, (uint32_t)reference, (uint32_t)(reference >> 32));
+	}
+}
+
+static void check_word(struct check_counts *n, uint32_t index)
+{
+	uint32_t page = sim_program_page(index);
+	struct span_word w = span_load(sim.core.catalog.words, (struct page_id){page});
+	const struct sim_page *p = sim_page(page);
+	static const uint8_t zeros[FM_PAGE_SIZE];
+	bool must = false;
+	n->near += p->present;
+	switch (span_state(w)) {
+	case SPAN_EMPTY:
+		check_bytes(index, zeros, "(EMPTY)");
+		break;
+	case SPAN_NEAR:
+		must = true;
+		if (span_flags(w) & SPAN_HAS_FAR) {
+			n->retained++;
+			check_reference(page, span_ssid(w), span_pos(w));
+		}
+		break;
+	case SPAN_EVICTING:
+		must = !sim.moves;
+		check_evicting(n, index, w);
+		break;
+	case SPAN_FAR:
+		n->far++;
+		check_reference(page, span_ssid(w), span_pos(w));
+		break;
+	case SPAN_LOST:
+		if (!sim_page_is_lost(index))
+			sim_fail("page %u is LOST and nobody was told", page);
+		break;
+	default:
+		sim_fail("page %u is %s while nobody works on it", page, span_state_name(span_state(w)));
+	}
+	if (p->present != must)
+		sim_fail("page %u is %s and %s", page, span_state_name(span_state(w)),
+			p->present ? "present" : "missing");
+	if (p->present)
+		check_bytes(index, sim_page_bytes(page), "near");
+	if (p->poisoned && span_state(w) != SPAN_LOST)
+		sim_fail("page %u is %s and poisoned", page, span_state_name(span_state(w)));
+}
+
+/* ---- records ---- */
+
+static void check_taken(uint32_t group, unsigned pos, uint32_t slot, uint32_t ssid)
+{
+	FM_ASSERT_LT(group, FM_ARRAY_COUNT(taken));
+	FM_ASSERT_LT(slot, 64 * 64);
+	uint64_t *word = &taken[group][pos][slot / 64];
+	if (*word & 1ull << (slot % 64))
+		sim_fail("slot %u of group %u position %u is used twice (record %u)", slot, group, pos, ssid);
+	if (!slot_is_used(&sim.core, group_id_make(group), pos, slot))
+		sim_fail("slot %u of group %u position %u is free and used by record %u", slot, group, pos,
+			ssid);
+	*word |= 1ull << (slot % 64);
+}
+
+/* A piece as the node holds it, or NULL when it is known to be damaged. */
+static const uint8_t *check_piece(uint32_t group, unsigned pos, uint32_t slot)
+{
+	const struct catalog_column *c = &sim.core.catalog.groups[group].columns[pos];
+	const struct sim_lease *l = sim_lease_of(group, pos);
+	if (atomic_load(&c->lost) || !sim.nodes[c->node].alive || l == NULL || l->flipped[slot])
+		return NULL;
+	return l->memory + (uint64_t)slot * FM_PAGE_SIZE;
+}
+
+static void check_code(struct record r, uint32_t ssid, uint32_t group, uint8_t **pieces, uint32_t have)
+{
+	const struct catalog_group *g = &sim.core.catalog.groups[group];
+	unsigned n = (unsigned)g->k + g->m;
+	static uint8_t again[EC_M_MAX][FM_PAGE_SIZE];
+	struct ec_slow_shape shape = {g->k, g->m, FM_PAGE_SIZE};
+	uint8_t *other[EC_N_MAX];
+	int rc = ec_slow_rebuild(&shape, have, pieces);
+	FM_ASSERT_EQ(rc, 0);
+	for (unsigned pos = 0; pos < n; pos++)
+		if (crc32c(pieces[pos], FM_PAGE_SIZE) != record_crc(r, pos))
+			sim_fail("record %u position %u decodes to other bytes than were stored", ssid, pos);
+	for (unsigned pos = 0; pos < n; pos++)
+		other[pos] = pos < g->k ? pieces[pos] : again[pos - g->k];
+	ec_slow_encode(&shape, other);
+	for (unsigned i = 0; i < g->m; i++)
+		if (memcmp(again[i], pieces[g->k + i], FM_PAGE_SIZE) != 0)
+			sim_fail("record %u parity %u is not what its data encode to", ssid, i);
+}
+
+static void check_far_bytes(struct record r, unsigned k, uint32_t live, uint8_t **pieces, uint32_t known)
+{
+	for (unsigned pos = 0; pos < k; pos++) {
+		if (!(live & known & 1u << pos))
+			continue;
+		struct page_id id = {record_owner(r, pos)};
+		struct span_word w = span_load(sim.core.catalog.words, id);
+		if (span_state(w) == SPAN_FAR)
+			check_bytes(sim_program_index(id.v), pieces[pos], "far");
+	}
+}
+
+static void check_stable(uint32_t ssid, struct record r, uint64_t hdr, bool thorough)
+{
+	static uint8_t space[EC_N_MAX][FM_PAGE_SIZE];
+	uint32_t group = record_hdr_group(hdr), have = 0;
+	const struct catalog_group *g = &sim.core.catalog.groups[group];
+	uint8_t *pieces[EC_N_MAX];
+	unsigned n = (unsigned)g->k + g->m;
+	if (record_hdr_live(hdr) != references[ssid])
+		sim_fail("record %u: live %x, named %x", ssid, record_hdr_live(hdr), references[ssid]);
+	for (unsigned pos = 0; pos < n; pos++) {
+		const uint8_t *bytes = check_piece(group, pos, record_slot(r, pos));
+		pieces[pos] = space[pos];
+		if (bytes == NULL)
+			continue;
+		if (crc32c(bytes, FM_PAGE_SIZE) != record_crc(r, pos))
+			sim_fail("record %u position %u: group %u slot %u holds other bytes", ssid, pos, group,
+				record_slot(r, pos));
+		have |= 1u << pos;
+		memcpy(pieces[pos], bytes, FM_PAGE_SIZE);
+	}
+	if ((unsigned)__builtin_popcount(have) < g->k) {
+		if ((unsigned)__builtin_popcount(sim_damage(group)) <= g->m)
+			sim_fail("record %u: only %x of its positions are whole, damage %x", ssid, have,
+				sim_damage(group));
+		return;
+	}
+	if (thorough)
+		check_code(r, ssid, group, pieces, have);
+	check_far_bytes(r, g->k, record_hdr_live(hdr), pieces, thorough ? UINT32_MAX : have);
+}
+
+static void check_records(bool thorough)
+{
+	struct core *core = &sim.core;
+	for (uint32_t i = 0; i < core->reclaim.fresh; i++) {
+		struct record r = record_at(core, ssid_make(i));
+		uint64_t hdr = record_load(r);
+		enum record_state state = record_hdr_state(hdr);
+		const struct catalog_group *g = &core->catalog.groups[record_hdr_group(hdr)];
+		if (state == RECORD_FREE)
+			continue;
+		if (state != RECORD_STABLE && state != RECORD_LIMBO)
+			sim_fail("record %u is left in state %u", i, state);
+		for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+			check_taken(record_hdr_group(hdr), pos, record_slot(r, pos), i);
+		if (state == RECORD_STABLE)
+			check_stable(i, r, hdr, thorough || sim_below(8) == 0);
+	}
+}
+
+/* ---- slots ---- */
+
+static uint64_t check_doubts(void)
+{
+	uint64_t count = 0;
+	for (unsigned s = 0; s < sim.scenario.stripes; s++) {
+		struct spanset_io *io = sim.stripes[s].io;
+		for (unsigned i = 0; i < spanset_quarantined(io); i++) {
+			uint32_t group, pos, slot;
+			spanset_quarantine_at(io, i, &group, &pos, &slot);
+			check_taken(group, pos, slot, UINT32_MAX);
+			count++;
+		}
+	}
+	return count;
+}
+
+static void check_slots(void)
+{
+	struct core *core = &sim.core;
+	uint64_t doubts = check_doubts(), used = 0;
+	for (uint32_t g = 0; g < atomic_load(&core->catalog.header->groups_count); g++) {
+		const struct catalog_group *group = &core->catalog.groups[g];
+		for (unsigned pos = 0; pos < (unsigned)group->k + group->m; pos++) {
+			for (uint32_t slot = 0; slot < group->slot_count; slot++) {
+				if (!slot_is_used(core, group_id_make(g), pos, slot))
+					continue;
+				used++;
+				/* A lost column's doubtful slots stay out of use for good. */
+				if (!(taken[g][pos][slot / 64] >> (slot % 64) & 1) &&
+					!atomic_load(&group->columns[pos].lost))
+					sim_fail("slot %u of group %u position %u leaked", slot, g, pos);
+			}
+		}
+	}
+	const struct catalog_stats *stats = core->catalog.stats;
+	if (atomic_load(&stats->slots_used_bytes) != used * FM_PAGE_SIZE)
+		sim_fail("slots_used_bytes is off: %llu slots are used, the gauge says %llu",
+			(unsigned long long)used,
+			(unsigned long long)atomic_load(&stats->slots_used_bytes) / FM_PAGE_SIZE);
+	if (atomic_load(&stats->slots_quarantined_bytes) != doubts * FM_PAGE_SIZE)
+		sim_fail("slots_quarantined_bytes is off: %llu slots, the gauge says %lld",
+			(unsigned long long)doubts,
+			(long long)atomic_load(&stats->slots_quarantined_bytes) / (int)FM_PAGE_SIZE);
+}
+
+static void check_gauge(const char *name, int64_t counted, int64_t gauge)
+{
+	if (counted != gauge)
+		sim_fail("%s is off: counted %lld, the gauge says %lld", name, (long long)counted,
+			(long long)gauge);
+}
+
+static void check_budget(struct check_counts *n)
+{
+	const struct budget *b = &sim.core.budget;
+	for (unsigned s = 0; s < sim.scenario.stripes; s++)
+		for (uint32_t slot = 0; slot < sim.stripes[s].pager->staging_slots; slot++)
+			n->staging += sim_staged(s, slot);
+	check_gauge("near_pages", n->near, atomic_load(&b->near_pages));
+	check_gauge("staging_pages", n->staging, atomic_load(&b->staging_pages));
+	check_gauge("far_pages", n->far, atomic_load(&b->far_pages));
+	check_gauge("retained_pages", n->retained, atomic_load(&b->retained_pages));
+	/* What was flipped was told; nothing else may ever fail its CRC. */
+	if (sim.flips == 0 && atomic_load(&sim.core.catalog.stats->crc_mismatches) != 0)
+		sim_fail("%llu reads met a wrong CRC, and nothing was flipped",
+			(unsigned long long)atomic_load(&sim.core.catalog.stats->crc_mismatches));
+}
+
+void sim_check_all(void)
+{
+	struct check_counts n = {0, 0, 0, 0};
+	FM_ASSERT_LE(sim.core.reclaim.fresh, CHECK_RECORDS_MAX);
+	memset(references, 0, sizeof(references));
+	memset(taken, 0, sizeof(taken));
+	for (uint32_t i = 0; i < sim.scenario.pages; i++)
+		check_word(&n, i);
+	check_records(sim.checks % 4 == 3);
+	check_slots();
+	check_budget(&n);
+	sim.checks++;
+	sim_say("checked: near %lld staging %lld far %lld retained %lld", (long long)n.near,
+		(long long)n.staging, (long long)n.far, (long long)n.retained);
+}
+
+void sim_check_empty(void)
+{
+	for (uint32_t i = 0; i < sim.core.reclaim.fresh; i++) {
+		uint64_t hdr = record_load(record_at(&sim.core, ssid_make(i)));
+		if (record_hdr_state(hdr) != RECORD_FREE)
+			sim_fail("all memory was given back, record %u is in state %u, live %x", i,
+				record_hdr_state(hdr), record_hdr_live(hdr));
+	}
+	check_gauge("near_pages (all given back)", 0, atomic_load(&sim.core.budget.near_pages));
+	check_gauge("staging_pages (all given back)", 0, atomic_load(&sim.core.budget.staging_pages));
+	for (unsigned s = 0; s < sim.scenario.stripes; s++)
+		check_gauge("slots in quarantine (all nodes answer)", 0,
+			spanset_quarantined(sim.stripes[s].io));
+}

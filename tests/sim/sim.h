@@ -1,0 +1,193 @@
+/*
+ * tests/sim/sim.h: the data path of the runtime in one thread, on a simulated fabric, clock and pager, from a seed.
+ *
+ * The runtime's own sources run unchanged (hooks.h makes their atomics switching points); simulated are what lies
+ * under them: nodes and network (fabric.c), page tables (pager.c), time and threads (coro.c), and what lies around
+ * them: the program (program.c), the agent and the failures (agent.c, chaos.c). check.c looks at everything at once
+ * while all stand still. Failures injected are only those the design promises to survive (DESIGN section 5), except
+ * in the scenario `beyond`, where loss must be told, never hidden.
+ *
+ * Everything random comes from one generator: a seed, a scenario and a commit repeat a run exactly.
+ */
+#ifndef FM_TESTS_SIM_SIM_H
+#define FM_TESTS_SIM_SIM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <ucontext.h>
+
+#include "base/clock.h"
+#include "base/compiler.h"
+#include "farmem/fault.h"
+#include "rpc/fabric.h"
+
+#define SIM_NODES_MAX 64
+#define SIM_LEASES_MAX 64 /* per node */
+#define SIM_STRIPES_MAX 2
+#define SIM_HANDLERS_MAX 2 /* per stripe */
+#define SIM_PROGRAMS_MAX 6
+#define SIM_PAGES_MAX 4096
+#define SIM_CHUNKS 8 /* parts of a page the program writes one by one */
+#define SIM_CHUNK_BYTES (FM_PAGE_SIZE / SIM_CHUNKS)
+
+/* Chances are per million of the operations they concern. */
+struct sim_scenario {
+	const char *name;
+	const char *about;
+	unsigned k, m;
+	unsigned hosts_spare; /* hosts beyond k+m */
+	unsigned stripes, handlers, programs;
+	uint32_t pages;       /* the program's, over all stripes */
+	uint32_t budget_pages, retain_pages;
+	uint32_t region_slots;
+	uint32_t node_regions; /* regions a node has memory for */
+	uint32_t records_max;
+	unsigned on_full;     /* enum config_on_full */
+	/* network */
+	uint64_t latency_ns;
+	uint32_t drop, late, torn, delay, refuse;
+	/* every so often, in nanoseconds; 0: never */
+	uint64_t crash_every_ns, part_every_ns, slow_every_ns, flip_every_ns, poor_every_ns, fault_every_ns,
+		pin_every_ns;
+	bool beyond;          /* once, m+1 hosts of a group die */
+	bool reuses;          /* the program often writes what was there before */
+	bool purges;
+};
+
+/* Deliberate breakage, to prove that the checks can fail. */
+enum sim_bug {
+	BUG_NONE = 0,
+	BUG_ACK_EARLY,  /* a write is acknowledged before it is stored */
+	BUG_NO_FENCE,   /* a fence that stops nothing */
+	BUG_NO_EPOCH,   /* nobody waits for readers */
+	BUG_CLEAN_LIES, /* any near duplicate passes for clean */
+	BUG_LOST_WAKE,  /* installing a page sometimes wakes nobody */
+	BUG_KEEP_BYTES, /* a dropped page shows its old bytes at the next first touch */
+	BUG_COUNT,
+};
+
+/* ---- coro.c: time, chance and threads ---- */
+typedef void sim_body(void *argument);
+struct sim_coro;
+
+uint64_t sim_random(void);
+uint64_t sim_below(uint64_t n); /* 0..n-1; n >= 1 */
+bool sim_chance(uint32_t per_million);
+uint64_t sim_mix(uint64_t v);   /* not random: a hash */
+void sim_sleep_ns(uint64_t ns);
+/* Until sim_wake or the time. */
+void sim_block(uint64_t until_ns);
+void sim_wake(struct sim_coro *coro);
+void sim_yield(void);
+struct sim_coro *sim_self(void);
+void sim_spawn(const char *name, sim_body *body, void *argument);
+/* The coroutine began (end: finished) something that must not take for ever. */
+void sim_promise(const char *what, uint64_t detail);
+void sim_promise_kept(void);
+/* Runs until `done` says so. */
+void sim_run(bool (*done)(void));
+/* Prints what happened with seed and command, and ends the process. */
+void sim_fail(const char *format, ...) FM_PRINTF(1, 2) FM_NORETURN;
+void sim_say(const char *format, ...) FM_PRINTF(1, 2); /* with -v */
+
+/* ---- fabric.c: nodes and network ---- */
+struct sim_lease {
+	struct fabric_capability capability;
+	uint8_t *memory;
+	uint64_t bytes;
+	uint8_t *flipped; /* per slot: its bytes were flipped and not overwritten since */
+	uint32_t group, pos;
+};
+
+struct sim_node {
+	bool alive;     /* the process runs and has its memory */
+	bool parted;    /* the network to it is down for now */
+	unsigned host;
+	uint64_t incarnation;
+	uint64_t slow_factor;
+	uint32_t leases_count, leases_limit;
+	struct sim_lease leases[SIM_LEASES_MAX];
+};
+
+void sim_fabric_open(void);
+void sim_fabric_close(void);
+uint32_t sim_node_start(unsigned host); /* index, or SIM_NODES_MAX */
+void sim_node_crash(uint32_t node);
+void sim_node_part(uint32_t node, bool parted);
+struct sim_lease *sim_lease_make(uint32_t node, uint64_t bytes);
+struct sim_lease *sim_lease_of(uint32_t group, uint32_t pos);
+/* Writes land whose time has come; returns when the next one will. */
+uint64_t sim_fabric_advance(void);
+
+/* ---- pager.c: page tables ---- */
+struct sim_page {
+	bool present, protect, poisoned, pinned, shared;
+};
+struct sim_fault {
+	uint32_t page;
+	bool write_protected;
+	struct sim_coro *coro;
+};
+void sim_pager_open(unsigned stripe, bool moves, uint32_t staging_slots);
+void sim_pager_close(unsigned stripe);
+struct pager *sim_pager(unsigned stripe);
+struct sim_page *sim_page(uint32_t page);
+uint8_t *sim_page_bytes(uint32_t page);
+bool sim_staged(unsigned stripe, uint32_t slot);
+/* Blocks the calling program until the access may be tried. False: SIGBUS. */
+bool sim_page_access(uint32_t page, bool write);
+/* The handlers' end of the queue. False: nothing there. */
+bool sim_fault_read(unsigned stripe, uint32_t *page, bool *write_protected);
+bool sim_faults_waiting(unsigned stripe);
+void sim_handler_sleeps(unsigned stripe, struct sim_coro *handler);
+
+/* ---- program.c ---- */
+void sim_program_main(void *argument); /* its number */
+uint32_t sim_program_page(uint32_t index); /* the index-th page of the program, as a page of the range */
+uint32_t sim_program_index(uint32_t page);
+/* A part of a page must read so: bytes are SIM_CHUNK_BYTES. */
+bool sim_chunk_good(uint32_t index, unsigned chunk, const uint8_t *bytes);
+bool sim_page_good(uint32_t index, const uint8_t *bytes);
+bool sim_page_is_lost(uint32_t index);
+void sim_page_lost(uint32_t index);
+
+/* ---- agent.c, chaos.c ---- */
+void sim_agent_main(void *argument);
+void sim_chaos_main(void *argument);
+/* Columns of a group whose bytes may be wrong or gone: never more than m of them, but in `beyond`. */
+uint32_t sim_damage(uint32_t group);
+
+/* ---- check.c ---- */
+void sim_check_all(void);
+void sim_check_empty(void); /* after everything was purged: nothing may be left */
+
+struct sim {
+	struct sim_scenario scenario;
+	uint64_t seed;
+	uint64_t steps; /* the program's operations */
+	bool moves, verbose;
+	enum sim_bug bug;
+	uint64_t now_ns;
+	struct core core;
+	struct stripe stripes[SIM_STRIPES_MAX];
+	struct stripe *stripe_list[SIM_STRIPES_MAX];
+	struct fault_handler *handlers[SIM_STRIPES_MAX * SIM_HANDLERS_MAX];
+	unsigned handlers_count;
+	struct sim_node nodes[SIM_NODES_MAX];
+	uint32_t nodes_count;
+	uint32_t damage[CATALOG_GROUPS_MAX];
+	bool unreported_loss_allowed; /* m+1 hosts died: LOST may be met */
+	/* standing still */
+	bool park_programs, park_others, purge_all, programs_done;
+	unsigned programs_parked, others_parked;
+	uint64_t steps_done;
+	bool calm; /* no more failures: wind down */
+	bool poor; /* no node lends */
+	bool finished;
+	/* for the summary */
+	uint64_t checks, crashes, parts, flips, lates, torns, drops, fences, purges, losses, switches, sigbus;
+};
+extern struct sim sim;
+
+#endif

@@ -287,6 +287,37 @@ TEST(what_arrives_on_a_connection_after_it_was_fenced_is_not_stored)
 	end();
 }
 
+TEST(a_region_stands_still_once_the_connection_pouring_into_it_is_fenced)
+{
+	enum { POUR = 900000 };
+	static uint8_t payload[POUR], before[POUR], after[POUR];
+	unsigned cut_short = 0;
+	begin();
+	for (int round = 1; round <= 150; round++) {
+		uint64_t old_id, new_id;
+		uint32_t handle, new_handle;
+		int old = raw_client(&old_id, &handle), size = 4 << 20;
+		int new = raw_client(&new_id, &new_handle);
+		setsockopt(old, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+		memset(payload, round, sizeof(payload));
+		CHECK(raw_request(old,
+			(struct wire_header){.op = WIRE_WRITE, .handle = handle, .length = POUR},
+			NULL, 0));
+		(void)send(old, payload, POUR, MSG_NOSIGNAL | MSG_DONTWAIT);
+		CHECK_EQ(raw_fence(new, &capability, old_id).status, WIRE_STATUS_OK);
+		CHECK_EQ(good_op(false, 0, before, POUR), 0);
+		cut_short += before[POUR - 1] != (uint8_t)round;
+		for (int i = 0; i < 20; i++) {
+			CHECK_EQ(good_op(false, 0, after, POUR), 0);
+			CHECK_EQ(memcmp(before, after, POUR), 0);
+		}
+		close(old);
+		close(new);
+	}
+	CHECK_LT(0, cut_short); /* else nothing was tried */
+	end();
+}
+
 TEST(a_fence_needs_a_capability_and_cuts_only_the_connection_it_names)
 {
 	uint64_t first_id, second_id, third_id;

@@ -15,9 +15,10 @@ static bool sample_within(const struct load_sample *sample, struct span_of_time 
 	return sample->end_s - LOAD_SAMPLE_S >= span.from_s && sample->end_s <= span.to_s;
 }
 
-static struct span_of_time time_before(const struct timeline *timeline, unsigned event)
+/* Before anything happened. */
+static struct span_of_time time_before(const struct timeline *timeline)
 {
-	double at_s = timeline->events[event].at_s;
+	double at_s = timeline->events[0].at_s;
 
 	return (struct span_of_time){at_s - DIP_BEFORE_S, at_s};
 }
@@ -54,6 +55,19 @@ static void dip_measure_before(
 	dip->before_p99_us /= count;
 	deviation = sqrt(fmax(0, squares / count - dip->before_ops * dip->before_ops));
 	dip->threshold_ops = fmin(0.9 * dip->before_ops, dip->before_ops - 2 * deviation);
+}
+
+static double mean_ops(const struct timeline *timeline, struct span_of_time span)
+{
+	double sum = 0;
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < timeline->load_count; i++)
+		if (sample_within(&timeline->load[i], span)) {
+			sum += timeline->load[i].ops;
+			count++;
+		}
+	return count ? sum / count : 0;
 }
 
 /* Index of the first disturbed sample, or load_count. */
@@ -115,7 +129,7 @@ void timeline_dip(const struct timeline *timeline, unsigned event, struct dip *d
 	unsigned first;
 
 	memset(dip, 0, sizeof(*dip));
-	dip_measure_before(timeline, time_before(timeline, event), dip);
+	dip_measure_before(timeline, time_before(timeline), dip);
 	dip->deepest_ops = dip->before_ops;
 	dip->recovered = true;
 	for (unsigned i = 0; i < timeline->load_count; i++)
@@ -123,6 +137,8 @@ void timeline_dip(const struct timeline *timeline, unsigned event, struct dip *d
 			dip->worst_p99_us = fmax(dip->worst_p99_us, timeline->load[i].p99_us);
 	dip->degraded_reads =
 		degraded_at(timeline, after.to_s) - degraded_at(timeline, after.from_s);
+	dip->after_ops = mean_ops(timeline,
+		(struct span_of_time){fmax(after.from_s, after.to_s - DIP_BEFORE_S), after.to_s});
 	first = dip_find(timeline, after, dip);
 	if (first < timeline->load_count)
 		dip_follow(timeline, first, after.to_s, dip);

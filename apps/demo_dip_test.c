@@ -101,6 +101,22 @@ TEST(degraded_reads_are_counted_from_event_to_event)
 	CHECK_EQ(timeline_degraded_rate(&timeline, 6, 7), 200);
 }
 
+TEST(a_second_event_is_measured_against_the_time_before_the_first)
+{
+	struct dip dip;
+
+	make(40000);
+	timeline.event_count = 2;
+	timeline.events[1].at_s = 8;
+	for (unsigned i = 50; i < 100; i++)
+		timeline.load[i].ops = 20000;
+	timeline_dip(&timeline, 1, &dip);
+	CHECK(fabs(dip.before_ops - 40000) < 500);
+	CHECK(fabs(dip.drop - 0.5) < 0.01);
+	CHECK(!dip.recovered);
+	CHECK_EQ(dip.after_ops, 20000);
+}
+
 TEST(the_sources_are_read_onto_one_clock)
 {
 	char load[] = "phase,elapsed_ms,unix_ms,ops,p50_us,p99_us,max_us,errors,wrong\n"

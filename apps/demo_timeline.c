@@ -79,10 +79,12 @@ static void print_dip(const struct timeline *timeline, unsigned event)
 			dip.length_s, dip.recovered ? "" : " (not over at the end)", 100 * dip.drop,
 			dip.deepest_ops);
 	printf(" [paper, one node: %.1f s, %.0f %%]\n", PAPER_DIP_S, 100 * PAPER_DROP);
-	printf("  before: %.0f ops/s, p99 %.2f ms; worst p99 after: %.2f ms; degraded reads: "
-	       "%.0f\n",
-		dip.before_ops, dip.before_p99_us / 1e3, dip.worst_p99_us / 1e3,
-		dip.degraded_reads);
+	printf("  ops/s before the first kill %.0f, two seconds at the end of this stretch %.0f "
+	       "(%.0f %%)\n",
+		dip.before_ops, dip.after_ops,
+		dip.before_ops > 0 ? 100 * dip.after_ops / dip.before_ops : 0);
+	printf("  p99 before %.2f ms, worst after %.2f ms; degraded reads %.0f\n",
+		dip.before_p99_us / 1e3, dip.worst_p99_us / 1e3, dip.degraded_reads);
 }
 
 static int read_source(

@@ -55,9 +55,10 @@ int timeline_read_events(struct timeline *timeline, FILE *file) FM_MUST_USE;
 
 /*
  * What an event did to the throughput. Disturbed are the 100 ms samples below the threshold: 90 %
- * of the mean of the two seconds before the event, or two standard deviations below it if that is
- * less (so that the machine's own noise is no dip). The dip begins with the first of them within
- * two seconds of the event and ends where DIP_QUIET_SAMPLES samples in a row are back.
+ * of the mean of the two seconds before the FIRST event (so that a second one is not measured
+ * against what the first has left), or two standard deviations below it if that is less (so that
+ * the machine's own noise is no dip). The dip begins with the first of them within two seconds of
+ * the event and ends where DIP_QUIET_SAMPLES samples in a row are back.
  */
 #define DIP_BEFORE_S 2.0
 #define DIP_SEARCH_S 2.0
@@ -68,6 +69,7 @@ struct dip {
 	double length_s;                  /* 0: nothing was disturbed */
 	double drop;                      /* mean over the dip, 0..1 */
 	double deepest_ops;
+	double after_ops; /* over the last two seconds before the next event or the end */
 	double before_p99_us, worst_p99_us;
 	double degraded_reads; /* from the event to the next one or the end */
 	bool recovered;        /* before the next event or the end */

@@ -29,7 +29,7 @@
 #include "farmem/farmem.h"
 
 #define RUNTIME_STACK_BYTES (512u << 10)
-#define RUNTIME_SHARE_START_PAGES (8192u)  /* --local PERCENT: start at 32 MiB of heap */
+#define RUNTIME_SHARE_START_PAGES (2048u)  /* --local PERCENT: start at 8 MiB of heap */
 #define RUNTIME_STAGING_MIN 1024u          /* slots */
 #define RUNTIME_STAGING_MAX 16384u
 #define RUNTIME_TURN_MS 50

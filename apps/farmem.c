@@ -4,7 +4,6 @@
  * Options live in tables (base/options.h): --help here and the man pages (farmem --man NAME, used
  * by the build of docs/) are printed from the same rows that parse the flags.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -27,19 +26,6 @@ const struct command commands[] = {
 	{"version", "", "print the version", NULL, NULL, version_command},
 	{NULL, NULL, NULL, NULL, NULL, NULL},
 };
-
-void complain(const char *format, ...)
-{
-	char line[1024];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(line, sizeof(line), format, arguments);
-	va_end(arguments);
-	/* One write: lines of several processes on one terminal do not mix. */
-	fflush(stdout);
-	dprintf(STDERR_FILENO, "farmem: %s\n", line);
-}
 
 static const struct command *command_find(const char *name)
 {

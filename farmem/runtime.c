@@ -279,6 +279,19 @@ void runtime_publish_gauges(struct runtime *rt)
 	s->budget_bytes = atomic_load(&b->limit_pages) * FM_PAGE_SIZE;
 }
 
+static void runtime_set_state(struct runtime *rt, enum runtime_state state)
+{
+	atomic_store_explicit(&rt->state, state, memory_order_release);
+	futex_wake(&rt->state, INT32_MAX);
+}
+
+/* Until memory handed out is registered from the start, or the start has failed. Milliseconds. */
+static void runtime_wait_started(struct runtime *rt)
+{
+	while (atomic_load_explicit(&rt->state, memory_order_acquire) == RUNTIME_STARTING)
+		(void)futex_wait(&rt->state, RUNTIME_STARTING, UINT64_MAX);
+}
+
 /* Nobody to lend memory: better over budget than stuck. */
 static void runtime_stay_local(struct runtime *rt)
 {
@@ -294,11 +307,11 @@ static void *runtime_main(void *argument)
 	uint64_t next_measure = 0;
 	runtime_thread_begin("farmem");
 	if (runtime_build(rt) != 0) {
-		atomic_store(&rt->state, RUNTIME_OFF);
+		runtime_set_state(rt, RUNTIME_OFF);
 		return NULL;
 	}
 	range_measure_fresh(&rt->range);
-	atomic_store_explicit(&rt->state, RUNTIME_RUNNING, memory_order_release);
+	runtime_set_state(rt, RUNTIME_RUNNING);
 	if (agent_link_open(rt) != 0)
 		runtime_stay_local(rt);
 	for (;;) {
@@ -320,7 +333,7 @@ void runtime_start(struct runtime *rt)
 		return;
 	if (runtime_thread_start(runtime_main, rt) != 0) {
 		log_error("cannot start a thread, memory stays local");
-		atomic_store(&rt->state, RUNTIME_OFF);
+		runtime_set_state(rt, RUNTIME_OFF);
 	}
 }
 
@@ -376,11 +389,13 @@ FM_EXPORT void *fm_map(size_t bytes, size_t alignment)
 	FM_ASSERT(!runtime_thread_is_ours);
 	if (atomic_load_explicit(&rt->state, memory_order_acquire) == RUNTIME_CLOSED && fm_open() != 0)
 		return NULL;
-	void *at = range_alloc(&rt->range, bytes, alignment);
-	if (atomic_load_explicit(&rt->range.used_pages, memory_order_relaxed) >= rt->start_pages &&
-		atomic_load_explicit(&rt->state, memory_order_relaxed) == RUNTIME_IDLE)
+	/* What would take the heap near its budget is registered from the start: it is handed out after. */
+	uint64_t used = atomic_load_explicit(&rt->range.used_pages, memory_order_relaxed);
+	if (fm_unlikely(!runtime_running(rt) && used + bytes / FM_PAGE_SIZE > rt->start_pages)) {
 		runtime_start(rt);
-	return at;
+		runtime_wait_started(rt);
+	}
+	return range_alloc(&rt->range, bytes, alignment);
 }
 
 FM_EXPORT void fm_purge(void *memory, size_t bytes)

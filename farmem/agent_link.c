@@ -1,8 +1,10 @@
 /*
- * farmem/agent_link.c: the runtime's end of the agent socket (mailbox.h), on the runtime's main thread.
+ * farmem/agent_link.c: the runtime's end of the agent socket (mailbox.h), on the runtime's main
+ * thread.
  *
- * Other threads report through bits and an eventfd (agent_link_suspect, agent_link_wanted): they never block. When
- * the agent goes away the runtime goes on without new groups, and looks for it again now and then.
+ * Other threads report through bits and an eventfd (agent_link_suspect, agent_link_wanted): they
+ * never block. When the agent goes away the runtime goes on without new groups, and looks for it
+ * again now and then.
  */
 #include <errno.h>
 #include <poll.h>
@@ -82,7 +84,8 @@ int agent_link_open(struct runtime *rt)
 
 static void agent_link_lost(struct runtime *rt)
 {
-	log_warn("the agent is gone: far memory goes on, but gets no new groups and nodes are not watched");
+	log_warn("the agent is gone: far memory goes on, but gets no new groups and nodes are not "
+		 "watched");
 	close(rt->agent_socket);
 	rt->agent_socket = -1;
 }
@@ -128,7 +131,8 @@ static void agent_link_report(struct runtime *rt)
 	for (unsigned i = 0; i < CATALOG_NODES_MAX / 64; i++) {
 		uint64_t bits = atomic_exchange(&rt->suspects[i], 0);
 		for (; bits != 0; bits &= bits - 1)
-			agent_link_say(rt, MAILBOX_NODE_SUSPECT, (int64_t)(i * 64) + __builtin_ctzll(bits));
+			agent_link_say(rt, MAILBOX_NODE_SUSPECT,
+				(int64_t)(i * 64) + __builtin_ctzll(bits));
 	}
 	if (atomic_load(&rt->wanted_told))
 		agent_link_say(rt, MAILBOX_WANT_GROUPS, rt->core.catalog.header->groups_wanted);
@@ -136,8 +140,8 @@ static void agent_link_report(struct runtime *rt)
 
 void agent_link_turn(struct runtime *rt, int timeout_ms)
 {
-	struct pollfd p[2] = {{.fd = rt->event, .events = POLLIN},
-		{.fd = rt->agent_socket, .events = POLLIN}};
+	struct pollfd p[2] = {
+		{.fd = rt->event, .events = POLLIN}, {.fd = rt->agent_socket, .events = POLLIN}};
 	if (poll(p, 2, timeout_ms) <= 0)
 		return;
 	if (p[0].revents)

@@ -1,9 +1,9 @@
 /*
  * farmem/catalog.c: laying out, creating and checking the catalog (see catalog.h).
  *
- * Callers: the runtime creates (runtime.c), the agent attaches (farmem/agent). The memfd is sealed against
- * growing and shrinking, so neither side can make the other fault on it. attach trusts nothing: every size is
- * recomputed from the header and compared with the file.
+ * Callers: the runtime creates (runtime.c), the agent attaches (farmem/agent). The memfd is sealed
+ * against growing and shrinking, so neither side can make the other fault on it. attach trusts
+ * nothing: every size is recomputed from the header and compared with the file.
  */
 #include "farmem/catalog.h"
 
@@ -69,7 +69,8 @@ static void catalog_point(struct catalog *c, uint8_t *base, const struct catalog
 	c->fd = fd;
 }
 
-static void catalog_fill_header(struct catalog_header *h, const struct catalog_options *o, uint64_t total)
+static void catalog_fill_header(
+	struct catalog_header *h, const struct catalog_options *o, uint64_t total)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -140,7 +141,8 @@ int catalog_attach(struct catalog *catalog, int fd)
 	uint64_t bytes = (uint64_t)st.st_size;
 	if (bytes < sizeof(struct catalog_header))
 		goto close_fd;
-	uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	uint8_t *base =
+		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (base == MAP_FAILED) {
 		rc = -errno;
 		goto close_fd;
@@ -149,7 +151,8 @@ int catalog_attach(struct catalog *catalog, int fd)
 	struct catalog_header seen = *(struct catalog_header *)(void *)base;
 	if (!catalog_header_good(&seen, bytes))
 		goto unmap;
-	struct catalog_layout l = catalog_plan(seen.range_pages, seen.records_max, seen.record_stride);
+	struct catalog_layout l =
+		catalog_plan(seen.range_pages, seen.records_max, seen.record_stride);
 	catalog_point(catalog, base, &l, fd);
 	return 0;
 unmap:

@@ -1,17 +1,18 @@
 /*
  * farmem/catalog.h: the shared-memory tables (one memfd) in which application and agent meet.
  *
- * The application's runtime creates the memfd, lays it out (catalog_create) and hands it to the agent over the
- * agent socket (farmem/mailbox.h); the agent maps it with catalog_attach. Everything here is plain data with
- * fixed layout: no pointers. Tables are sparse: only what is touched costs memory.
+ * The application's runtime creates the memfd, lays it out (catalog_create) and hands it to the
+ * agent over the agent socket (farmem/mailbox.h); the agent maps it with catalog_attach. Everything
+ * here is plain data with fixed layout: no pointers. Tables are sparse: only what is touched costs
+ * memory.
  *
  *   header | nodes | groups | threads | stats | words (8 B per page) | records (record_stride each)
  *
  * Who writes what:
- *   nodes, groups          the agent, except node.state (both: see enum catalog_node_state) and group.used_slots
- *   words, records         the runtime (and, in later rooms, the agent under the rules of DESIGN section 6)
- *   threads, stats         the runtime
- * Publication: an entry is filled first, then its state is stored with release; readers load with acquire.
+ *   nodes, groups          the agent, except node.state (both: see enum catalog_node_state) and
+ * group.used_slots words, records         the runtime (and, in later rooms, the agent under the
+ * rules of DESIGN section 6) threads, stats         the runtime Publication: an entry is filled
+ * first, then its state is stored with release; readers load with acquire.
  */
 #ifndef FM_FARMEM_CATALOG_H
 #define FM_FARMEM_CATALOG_H
@@ -33,9 +34,10 @@
 #define CATALOG_THREADS_MAX 64
 
 /*
- * UP -> SUSPECT: the runtime, on a fabric error, or the agent, on missed keepalives: reads avoid the node
- * (degraded), writes avoid its groups. SUSPECT -> UP: the agent, when the node (same incarnation) answers
- * again. -> DOWN: the agent, when it is dead or has another incarnation: its columns are erasures for good.
+ * UP -> SUSPECT: the runtime, on a fabric error, or the agent, on missed keepalives: reads avoid
+ * the node (degraded), writes avoid its groups. SUSPECT -> UP: the agent, when the node (same
+ * incarnation) answers again. -> DOWN: the agent, when it is dead or has another incarnation: its
+ * columns are erasures for good.
  */
 enum catalog_node_state {
 	NODE_NONE = 0,
@@ -48,7 +50,7 @@ struct catalog_node {
 	_Atomic uint32_t state; /* enum catalog_node_state */
 	uint32_t host;          /* equal for nodes on one machine (index of first such node) */
 	uint64_t incarnation;
-	char name[64];          /* as the user knows it: "h1:7400", "embedded-3" */
+	char name[64];                      /* as the user knows it: "h1:7400", "embedded-3" */
 	char endpoint[FABRIC_ENDPOINT_MAX]; /* for fabric_attach */
 	/* Refreshed by the agent with each keepalive; for `farmem top`. */
 	_Atomic uint64_t memory_bytes, leased_bytes, keepalive_rtt_ns;
@@ -57,8 +59,8 @@ struct catalog_node {
 
 enum catalog_group_state {
 	GROUP_NONE = 0,
-	GROUP_OPEN,    /* takes new spansets */
-	GROUP_CLOSED,  /* takes none (a column is down, or draining); reads go on */
+	GROUP_OPEN,   /* takes new spansets */
+	GROUP_CLOSED, /* takes none (a column is down, or draining); reads go on */
 };
 
 struct catalog_column {
@@ -73,7 +75,7 @@ struct catalog_group {
 	_Atomic uint32_t state; /* enum catalog_group_state */
 	uint8_t k, m;
 	uint16_t reserved0;
-	uint32_t slot_count;    /* per column: region bytes / FM_PAGE_SIZE, at most 2^20 */
+	uint32_t slot_count;         /* per column: region bytes / FM_PAGE_SIZE, at most 2^20 */
 	_Atomic uint32_t used_slots; /* positions 0 in use: for `top` and placement */
 	struct catalog_column columns[EC_N_MAX];
 };
@@ -88,10 +90,11 @@ struct catalog_thread {
 /* Counters only grow; gauges are current values. `top` computes rates. All relaxed atomics. */
 struct catalog_stats {
 	/* gauges, bytes */
-	_Atomic uint64_t budget_bytes, near_bytes, staging_bytes, far_bytes, retained_bytes, dead_bytes;
-	_Atomic uint64_t fresh_bytes;      /* near, not registered yet */
-	_Atomic uint64_t pinned_bytes;     /* could not be evicted (mlock, DMA) */
-	_Atomic uint64_t metadata_bytes;   /* words + records + slot tables that far spans cost */
+	_Atomic uint64_t budget_bytes, near_bytes, staging_bytes, far_bytes, retained_bytes,
+		dead_bytes;
+	_Atomic uint64_t fresh_bytes;    /* near, not registered yet */
+	_Atomic uint64_t pinned_bytes;   /* could not be evicted (mlock, DMA) */
+	_Atomic uint64_t metadata_bytes; /* words + records + slot tables that far spans cost */
 	_Atomic uint64_t slots_used_bytes, slots_quarantined_bytes, far_capacity_bytes;
 	/* counters */
 	_Atomic uint64_t faults, faults_zero, faults_rescued, faults_fetched, faults_joined;
@@ -99,34 +102,35 @@ struct catalog_stats {
 	_Atomic uint64_t swap_in_pages, swap_out_pages, clean_evictions, staged_pages;
 	_Atomic uint64_t degraded_reads, crc_mismatches, fetch_timeouts, store_failures, lost_pages;
 	_Atomic uint64_t purged_pages, repacked_spansets, freed_spansets, move_busy, wp_faults;
-	_Atomic uint64_t stall_ns;         /* first touches paced to eviction */
+	_Atomic uint64_t stall_ns; /* first touches paced to eviction */
 	/* histograms, nanoseconds */
-	struct hist fault_ns;   /* message read -> page installed */
-	struct hist fetch_ns;   /* the network read alone */
-	struct hist store_ns;   /* one batch: first post -> last acknowledgement */
+	struct hist fault_ns; /* message read -> page installed */
+	struct hist fetch_ns; /* the network read alone */
+	struct hist store_ns; /* one batch: first post -> last acknowledgement */
 	struct hist degraded_ns;
 };
 
 struct catalog_header {
 	uint64_t magic;
 	uint32_t version;
-	uint32_t header_bytes;      /* sizeof, a check on both sides' builds */
-	uint64_t total_bytes;       /* of the memfd */
-	uint64_t range_base;        /* address in the application */
+	uint32_t header_bytes; /* sizeof, a check on both sides' builds */
+	uint64_t total_bytes;  /* of the memfd */
+	uint64_t range_base;   /* address in the application */
 	uint64_t range_pages;
 	uint32_t records_max;
-	uint32_t record_stride;     /* bytes */
-	uint32_t code_k, code_m;    /* wished for; a group may be narrower */
+	uint32_t record_stride;  /* bytes */
+	uint32_t code_k, code_m; /* wished for; a group may be narrower */
 	uint64_t region_bytes;
-	int32_t pid;                /* of the application */
-	uint32_t evict_mode;        /* enum config_evict in force: EVICT_MOVE or EVICT_WP */
-	char command[64];           /* comm of the application */
-	uint64_t started_ns;        /* realtime */
-	_Atomic uint64_t epoch FM_ALIGNED(FM_CACHE_LINE); /* starts at 1 */
+	int32_t pid;         /* of the application */
+	uint32_t evict_mode; /* enum config_evict in force: EVICT_MOVE or EVICT_WP */
+	char command[64];    /* comm of the application */
+	uint64_t started_ns; /* realtime */
+	_Atomic uint64_t epoch FM_ALIGNED(FM_CACHE_LINE);        /* starts at 1 */
 	_Atomic uint32_t groups_count FM_ALIGNED(FM_CACHE_LINE); /* entries ever filled */
 	_Atomic uint32_t nodes_count;
 	_Atomic uint32_t groups_wanted; /* the runtime raises it; the agent fills groups up to it */
-	_Atomic uint32_t agent_state;   /* 0 none, 1 serving, 2 out of memory: no node can lend more */
+	_Atomic uint32_t
+		agent_state; /* 0 none, 1 serving, 2 out of memory: no node can lend more */
 };
 
 struct catalog {

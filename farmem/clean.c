@@ -1,10 +1,12 @@
 /*
- * farmem/clean.c: content hashes of near pages that have a duplicate on the nodes (DESIGN section 7, Clean spans).
+ * farmem/clean.c: content hashes of near pages that have a duplicate on the nodes (DESIGN section
+ * 7, Clean spans).
  *
- * Callers: fault.c remembers what it installs, evict.c asks whether the bytes are still those. XXH3, 128 bits.
- * The table is lossy and lock-free: a slot is claimed by CAS of its tag; a page whose hash was pushed out is
- * merely written again. A page's own hash is written and read only by the owner of its word (FETCHING, EVICTING),
- * so a reader needs to fear other pages only: it looks at the tag before and after.
+ * Callers: fault.c remembers what it installs, evict.c asks whether the bytes are still those.
+ * XXH3, 128 bits. The table is lossy and lock-free: a slot is claimed by CAS of its tag; a page
+ * whose hash was pushed out is merely written again. A page's own hash is written and read only by
+ * the owner of its word (FETCHING, EVICTING), so a reader needs to fear other pages only: it looks
+ * at the tag before and after.
  */
 #include <errno.h>
 

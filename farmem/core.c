@@ -1,5 +1,6 @@
 /*
- * farmem/core.c: sets up and tears down what the paths of a span share; keeps the budget (see core.h).
+ * farmem/core.c: sets up and tears down what the paths of a span share; keeps the budget (see
+ * core.h).
  */
 #include "farmem/core.h"
 

@@ -1,8 +1,10 @@
 /*
- * farmem/core.h: what the paths of a span share: catalog, records, slots, epochs, budget, content hashes.
+ * farmem/core.h: what the paths of a span share: catalog, records, slots, epochs, budget, content
+ * hashes.
  *
- * Used by record.c, slot.c, epoch.c, clean.c, spanset.c, fault.c, evict.c, purge.c, repack.c; instantiated by
- * runtime.c (the real thing) and tests/sim (the simulator). All memory is mapped at core_open; frozen after.
+ * Used by record.c, slot.c, epoch.c, clean.c, spanset.c, fault.c, evict.c, purge.c, repack.c;
+ * instantiated by runtime.c (the real thing) and tests/sim (the simulator). All memory is mapped at
+ * core_open; frozen after.
  *
  * Lock order:   group.lock (slot.c)  <  reclaim.lock (record.c's free list and the limbo)
  * Neither is ever taken on the fault path, nor held over the network.
@@ -18,8 +20,8 @@
 #include "farmem/catalog.h"
 #include "farmem/span.h"
 
-#define CORE_DEAD_RING 65536      /* spansets found wholly dead, waiting to be freed */
-#define CORE_LIMBO_MAX 65536      /* records waiting out their grace period */
+#define CORE_DEAD_RING 65536 /* spansets found wholly dead, waiting to be freed */
+#define CORE_LIMBO_MAX 65536 /* records waiting out their grace period */
 #define CORE_CODES_MAX ((EC_K_MAX + 1) * (EC_M_MAX + 1))
 
 struct clean_entry {
@@ -27,7 +29,8 @@ struct clean_entry {
 	_Atomic uint64_t hash[2];
 };
 
-/* What a near duplicate is judged by: 128-bit content hashes, in a table sized by the near budget (clean.c). */
+/* What a near duplicate is judged by: 128-bit content hashes, in a table sized by the near budget
+ * (clean.c). */
 struct clean_table {
 	struct clean_entry *entries;
 	uint64_t mask;
@@ -44,7 +47,7 @@ struct reclaim {
 	pthread_mutex_t lock;
 	uint32_t *free_ssids; /* stack */
 	uint32_t free_count;
-	uint32_t fresh; /* ssids from here on were never used */
+	uint32_t fresh;            /* ssids from here on were never used */
 	struct limbo_entry *limbo; /* ring */
 	uint64_t limbo_head, limbo_tail;
 	struct ring dead;
@@ -53,13 +56,13 @@ struct reclaim {
 struct group_slots; /* slot.c */
 
 struct budget {
-	_Atomic int64_t near_pages;    /* present and registered, whatever their word says */
-	_Atomic int64_t staging_pages; /* taken out, not yet dropped */
-	_Atomic int64_t fresh_pages;   /* present in blocks that eviction never touched */
-	_Atomic int64_t far_pages;     /* words in FAR */
-	_Atomic int64_t retained_pages;/* near duplicates kept on nodes */
-	_Atomic uint64_t limit_pages;  /* the budget now (a share follows the program's size) */
-	_Atomic uint64_t retain_pages; /* most duplicates to keep */
+	_Atomic int64_t near_pages;     /* present and registered, whatever their word says */
+	_Atomic int64_t staging_pages;  /* taken out, not yet dropped */
+	_Atomic int64_t fresh_pages;    /* present in blocks that eviction never touched */
+	_Atomic int64_t far_pages;      /* words in FAR */
+	_Atomic int64_t retained_pages; /* near duplicates kept on nodes */
+	_Atomic uint64_t limit_pages;   /* the budget now (a share follows the program's size) */
+	_Atomic uint64_t retain_pages;  /* most duplicates to keep */
 };
 
 struct core {
@@ -68,12 +71,14 @@ struct core {
 	struct reclaim reclaim;
 	struct clean_table clean;
 	struct budget budget;
-	struct group_slots **groups; /* CATALOG_GROUPS_MAX pointers, filled at a group's first use */
-	struct ec_code *codes;       /* by code index, made at first use under codes_lock */
+	struct group_slots *
+		*groups;       /* CATALOG_GROUPS_MAX pointers, filled at a group's first use */
+	struct ec_code *codes; /* by code index, made at first use under codes_lock */
 	_Atomic uint8_t *codes_ready;
 	pthread_mutex_t codes_lock;
 	_Atomic uint32_t groups_cursor; /* where the next search for a group begins */
-	/* Tells whoever speaks with the agent that a node failed an operation. Never blocks. May be NULL. */
+	/* Tells whoever speaks with the agent that a node failed an operation. Never blocks. May be
+	 * NULL. */
 	void (*report_suspect)(struct core *core, uint32_t node);
 	void (*report_wanted)(struct core *core);
 	void *reporter;
@@ -93,14 +98,14 @@ static inline void budget_near(struct core *core, int64_t pages)
 static inline int64_t budget_used(const struct core *core)
 {
 	return atomic_load_explicit(&core->budget.near_pages, memory_order_relaxed) +
-		atomic_load_explicit(&core->budget.staging_pages, memory_order_relaxed) +
-		atomic_load_explicit(&core->budget.fresh_pages, memory_order_relaxed);
+	       atomic_load_explicit(&core->budget.staging_pages, memory_order_relaxed) +
+	       atomic_load_explicit(&core->budget.fresh_pages, memory_order_relaxed);
 }
 /* budget - used: may be negative. */
 static inline int64_t budget_room(const struct core *core)
 {
 	return (int64_t)atomic_load_explicit(&core->budget.limit_pages, memory_order_relaxed) -
-		budget_used(core);
+	       budget_used(core);
 }
 /* Follows a share (--local 25%) as the program grows and shrinks; called by the evictor. */
 void budget_update(struct core *core);
@@ -115,7 +120,8 @@ int epoch_register(struct core *core, const char *name, struct epoch_thread *thr
 void epoch_unregister(struct epoch_thread *thread);
 static inline void epoch_enter(struct epoch_thread *thread)
 {
-	/* Partner: epoch_passed. The store is ordered before every later load of a word (seq_cst). */
+	/* Partner: epoch_passed. The store is ordered before every later load of a word (seq_cst).
+	 */
 	uint64_t now = atomic_load_explicit(thread->epoch, memory_order_relaxed);
 	atomic_store_explicit(&thread->line->active, now, memory_order_seq_cst);
 }
@@ -135,7 +141,8 @@ struct clean_hash {
 int clean_open(struct clean_table *table, uint64_t pages) FM_MUST_USE;
 void clean_close(struct clean_table *table);
 struct clean_hash clean_hash_page(const void *bytes);
-/* Remembers a page's content hash; may forget others (the table is lossy: forgetting costs a write, no more). */
+/* Remembers a page's content hash; may forget others (the table is lossy: forgetting costs a write,
+ * no more). */
 void clean_remember(struct clean_table *table, struct page_id page, struct clean_hash hash);
 /* True when the hash remembered for the page equals `hash`. */
 bool clean_matches(const struct clean_table *table, struct page_id page, struct clean_hash hash);

@@ -1,10 +1,12 @@
 /*
- * farmem/epoch.c: epochs for safe reuse (DESIGN section 6): staging slots, and records with their slots.
+ * farmem/epoch.c: epochs for safe reuse (DESIGN section 6): staging slots, and records with their
+ * slots.
  *
- * A runtime thread is active from before it loads a word until it has done with everything unpinned it found
- * there. (A fetch in flight needs no epoch: its live bit pins its record, record.h R2.)
- * Why epoch_passed is right: the unlinking CAS precedes the stamp (seq_cst increment), which precedes the scan of
- * `active`. A reader that the scan saw idle stores `active` after it, hence loads words after the unlinking.
+ * A runtime thread is active from before it loads a word until it has done with everything unpinned
+ * it found there. (A fetch in flight needs no epoch: its live bit pins its record, record.h R2.)
+ * Why epoch_passed is right: the unlinking CAS precedes the stamp (seq_cst increment), which
+ * precedes the scan of `active`. A reader that the scan saw idle stores `active` after it, hence
+ * loads words after the unlinking.
  */
 #include <errno.h>
 #include <string.h>

@@ -1,14 +1,15 @@
 /*
  * farmem/evict.c: swap-out: taking cold pages out, sealing, storing, publishing (DESIGN section 7).
  *
- * Callers: the evictor thread of a stripe (evict_round), fault handlers (evict_take, while the faulting thread is
- * blocked anyway and its CPU needs no TLB shootdown). Encoding and I/O happen on the evictor's thread only.
+ * Callers: the evictor thread of a stripe (evict_round), fault handlers (evict_take, while the
+ * faulting thread is blocked anyway and its CPU needs no TLB shootdown). Encoding and I/O happen on
+ * the evictor's thread only.
  *
  * Invariants kept here:
  *   1  a near copy is dropped only after spanset_store acknowledged its spanset (evict_publish_*).
- *   3  staging is reused only after a grace period: a rescuer may still copy from it (evict_retire).
- *   E1 who takes a word out of EVICTING without SEALED owns the slot's old reference; with SEALED the evictor does.
- *   E2 take_at - retire_at <= staging_slots.
+ *   3  staging is reused only after a grace period: a rescuer may still copy from it
+ * (evict_retire). E1 who takes a word out of EVICTING without SEALED owns the slot's old reference;
+ * with SEALED the evictor does. E2 take_at - retire_at <= staging_slots.
  */
 #include "farmem/stripe.h"
 
@@ -25,13 +26,13 @@
 #include "farmem/record.h"
 
 #define EVICT_RUN_MAX 64u
-#define EVICT_SCAN_ROUND 65536u   /* words looked at per round */
+#define EVICT_SCAN_ROUND 65536u /* words looked at per round */
 #define EVICT_UPKEEP_NS (20 * NS_PER_MS)
-#define EVICT_CLEAN_SCAN 512u     /* words looked at for one clean page */
+#define EVICT_CLEAN_SCAN 512u /* words looked at for one clean page */
 
 struct evict_batch {
 	unsigned count;
-	uint32_t slots[SPANSET_BATCH_PAGES];       /* staging slot of each item */
+	uint32_t slots[SPANSET_BATCH_PAGES];         /* staging slot of each item */
 	struct span_word words[SPANSET_BATCH_PAGES]; /* EVICTING|SEALED */
 	struct spanset_item items[SPANSET_BATCH_PAGES];
 };
@@ -147,12 +148,14 @@ static uint32_t evict_take_pages(struct stripe *st, uint32_t page, uint32_t coun
 	if (rc != 0 && rc != -EAGAIN)
 		catalog_count(&st->core->catalog, move_busy, 1);
 	if (rc == -ENOENT && done < count)
-		FM_PANIC("evict: a NEAR page is missing page=%u (memory dropped behind farmem's back?)",
+		FM_PANIC("evict: a NEAR page is missing page=%u (memory dropped behind farmem's "
+			 "back?)",
 			page + done);
 	return done;
 }
 
-/* Takes one run beginning at the hand. Returns pages taken; *scanned grows by the words looked at. */
+/* Takes one run beginning at the hand. Returns pages taken; *scanned grows by the words looked at.
+ */
 static unsigned evict_take_run(struct stripe *st, unsigned most, unsigned *scanned)
 {
 	uint64_t at = atomic_load_explicit(&st->take_at, memory_order_relaxed);
@@ -161,7 +164,8 @@ static unsigned evict_take_run(struct stripe *st, unsigned most, unsigned *scann
 	uint32_t room = (uint32_t)(ring - (at - __atomic_load_n(&st->retire_at, __ATOMIC_ACQUIRE)));
 	most = FM_MIN(FM_MIN(most, EVICT_RUN_MAX), FM_MIN(room, ring - slot));
 	uint32_t first = st->hand, count = 0;
-	while (count < most && st->hand < atomic_load_explicit(&st->pages_end, memory_order_relaxed) &&
+	while (count < most &&
+		st->hand < atomic_load_explicit(&st->pages_end, memory_order_relaxed) &&
 		stripe_of_page(st->stripes, st->hand) == st->index &&
 		evict_claim(st, st->hand, slot + count)) {
 		st->hand++;
@@ -192,7 +196,7 @@ unsigned evict_take(struct stripe *st, unsigned pages, unsigned runs, unsigned s
 		return 0;
 	while (taken < pages && runs > 0 && scanned < scan) {
 		uint64_t used = atomic_load_explicit(&st->take_at, memory_order_relaxed) -
-			__atomic_load_n(&st->retire_at, __ATOMIC_ACQUIRE);
+				__atomic_load_n(&st->retire_at, __ATOMIC_ACQUIRE);
 		if (used >= st->pager->staging_slots)
 			break;
 		st->hand = evict_hand_next(st, st->hand);
@@ -238,8 +242,9 @@ static bool evict_seal(struct stripe *st, uint32_t slot, struct span_word *seale
 /* ---- publishing: SEALED -> FAR ---- */
 
 /*
- * Turns claimed words into far words: MOVE took the pages out already, so one CAS each. Without MOVE:
- * EVICTING -> DROPPING, drop (runs at once), -> FAR; a write fault that came first has won. gone[i]: done.
+ * Turns claimed words into far words: MOVE took the pages out already, so one CAS each. Without
+ * MOVE: EVICTING -> DROPPING, drop (runs at once), -> FAR; a write fault that came first has won.
+ * gone[i]: done.
  */
 static void evict_publish(struct stripe *st, unsigned count, const struct span_word *sealed,
 	const struct span_word *far, const uint32_t *pages, bool *gone)
@@ -286,8 +291,8 @@ static bool evict_clean(struct stripe *st, uint32_t slot, struct span_word seale
 		evict_release(st, reference);
 		return false;
 	}
-	struct span_word far = span_at(span_turned(sealed, SPAN_FAR, 0), (uint32_t)reference,
-		(uint32_t)(reference >> 32));
+	struct span_word far = span_at(
+		span_turned(sealed, SPAN_FAR, 0), (uint32_t)reference, (uint32_t)(reference >> 32));
 	evict_publish(st, 1, &sealed, &far, &page, &gone);
 	if (!gone) {
 		evict_release(st, reference); /* rescued by copy: E1 */
@@ -298,7 +303,8 @@ static bool evict_clean(struct stripe *st, uint32_t slot, struct span_word seale
 	return true;
 }
 
-/* The next staged pages that must be written; clean ones are done on the way. Returns slots passed. */
+/* The next staged pages that must be written; clean ones are done on the way. Returns slots passed.
+ */
 static unsigned evict_collect(struct stripe *st, struct evict_batch *b)
 {
 	uint64_t end = atomic_load_explicit(&st->take_at, memory_order_acquire);
@@ -326,8 +332,8 @@ static void evict_publish_batch(struct stripe *st, const struct evict_batch *b)
 	bool gone[SPANSET_BATCH_PAGES];
 	unsigned stored = 0;
 	for (unsigned i = 0; i < b->count; i++) {
-		far[i] = span_at(span_turned(b->words[i], SPAN_FAR, 0), b->items[i].ssid.v,
-			b->items[i].pos);
+		far[i] = span_at(
+			span_turned(b->words[i], SPAN_FAR, 0), b->items[i].ssid.v, b->items[i].pos);
 		pages[i] = b->items[i].page;
 	}
 	evict_publish(st, b->count, b->words, far, pages, gone);
@@ -364,8 +370,7 @@ static void evict_retire(struct stripe *st, unsigned count)
 {
 	FM_ASSERT_LT(st->segment_count, STAGE_SEGMENTS_MAX);
 	unsigned at = (st->segment_head + st->segment_count++) % STAGE_SEGMENTS_MAX;
-	st->segments[at] =
-		(struct stage_segment){st->store_at, count, epoch_stamp(st->core)};
+	st->segments[at] = (struct stage_segment){st->store_at, count, epoch_stamp(st->core)};
 	st->store_at += count;
 }
 
@@ -373,7 +378,8 @@ static void evict_drop_slots(struct stripe *st, uint64_t first, uint32_t count)
 {
 	uint32_t ring = st->pager->staging_slots, present = 0;
 	for (uint32_t i = 0; i < count; i++)
-		if (!atomic_load_explicit(&st->slots[(first + i) % ring].gone, memory_order_acquire))
+		if (!atomic_load_explicit(
+			    &st->slots[(first + i) % ring].gone, memory_order_acquire))
 			present++;
 	uint32_t slot = (uint32_t)(first % ring);
 	uint32_t before_end = FM_MIN(count, ring - slot);
@@ -397,7 +403,8 @@ static void evict_drop_retired(struct stripe *st)
 	}
 }
 
-/* Why a store may fail: the groups are not there yet, or the nodes are full. Called with nothing of it in flight. */
+/* Why a store may fail: the groups are not there yet, or the nodes are full. Called with nothing of
+ * it in flight. */
 static bool evict_make_room(struct stripe *st)
 {
 	struct catalog_header *h = st->core->catalog.header;
@@ -410,7 +417,8 @@ static bool evict_make_room(struct stripe *st)
 	if (out_of_memory && repack_round(st, true) > 0)
 		return true;
 	if (out_of_memory && !atomic_exchange(&st->full, 1))
-		log_error("farmem: the memory nodes have no room left (see --on-full, --node-memory, --nodes)");
+		log_error("farmem: the memory nodes have no room left (see --on-full, "
+			  "--node-memory, --nodes)");
 	return false;
 }
 
@@ -436,7 +444,8 @@ static bool evict_store(struct stripe *st)
 
 /* ---- one clean page, without I/O ---- */
 
-/* The page is in a staging slot of the caller's own, its word still TAKING: far again if clean, else back. */
+/* The page is in a staging slot of the caller's own, its word still TAKING: far again if clean,
+ * else back. */
 static bool evict_settle_one(struct stripe *st, uint32_t page, uint32_t slot)
 {
 	struct page_id id = {page};
@@ -449,7 +458,8 @@ static bool evict_settle_one(struct stripe *st, uint32_t page, uint32_t slot)
 		rc = st->pager->ops->drop_staging(st->pager, slot, 1);
 		FM_ASSERT_EQ(rc, 0);
 		budget_near(st->core, -1);
-		atomic_fetch_sub_explicit(&st->core->budget.retained_pages, 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(
+			&st->core->budget.retained_pages, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&st->core->budget.far_pages, 1, memory_order_relaxed);
 		catalog_count(&st->core->catalog, clean_evictions, 1);
 		w = span_load(evict_words(st), id);
@@ -500,11 +510,12 @@ static void evict_upkeep(struct stripe *st)
 	(void)repack_round(st, false);
 }
 
-/* Staged pages wait here for a second chance: the more, the better hot pages are told from cold ones. */
+/* Staged pages wait here for a second chance: the more, the better hot pages are told from cold
+ * ones. */
 static int64_t evict_probation(const struct stripe *st)
 {
-	int64_t limit = (int64_t)atomic_load_explicit(
-		&st->core->budget.limit_pages, memory_order_relaxed);
+	int64_t limit =
+		(int64_t)atomic_load_explicit(&st->core->budget.limit_pages, memory_order_relaxed);
 	int64_t pages = FM_MIN(limit / 16, (int64_t)(st->pager->staging_slots / 2));
 	return FM_MAX(pages, (int64_t)SPANSET_BATCH_PAGES);
 }
@@ -523,10 +534,12 @@ bool evict_round(struct stripe *st)
 		return false;
 	}
 	int64_t staged = (int64_t)evict_staged(st);
-	int64_t wanted = FM_MIN(lacking + evict_probation(st), (int64_t)st->pager->staging_slots / 2);
+	int64_t wanted =
+		FM_MIN(lacking + evict_probation(st), (int64_t)st->pager->staging_slots / 2);
 	unsigned taken = 0;
 	if (staged < wanted)
-		taken = evict_take(st, (unsigned)(wanted - staged), UINT_MAX, EVICT_SCAN_ROUND, true);
+		taken = evict_take(
+			st, (unsigned)(wanted - staged), UINT_MAX, EVICT_SCAN_ROUND, true);
 	if (evict_staged(st) == 0)
 		return false;
 	if (st->segment_count == STAGE_SEGMENTS_MAX)
@@ -546,7 +559,8 @@ void evict_call(struct stripe *st)
 
 int stripe_open(struct stripe *st)
 {
-	uint64_t bytes = (st->pager->staging_slots + STAGE_PRIVATE_SLOTS) * sizeof(struct stage_slot);
+	uint64_t bytes =
+		(st->pager->staging_slots + STAGE_PRIVATE_SLOTS) * sizeof(struct stage_slot);
 	FM_ASSERT(st->pager->staging_slots >= 4 * SPANSET_BATCH_PAGES);
 	st->slots = mem_map(bytes);
 	return st->slots ? 0 : -ENOMEM;

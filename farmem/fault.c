@@ -4,8 +4,8 @@
  * Callers: the handler threads (handler.c) and the simulator.
  * Invariants kept here:
  *   4  bytes are installed only after spanset.c checked them.
- *   6  only EMPTY zero-fills; LOST is poisoned; a missing NEAR page is a bug that stops the program.
- *   7  a fetch waits for nobody: with no room it sends a clean page back, without I/O.
+ *   6  only EMPTY zero-fills; LOST is poisoned; a missing NEAR page is a bug that stops the
+ * program. 7  a fetch waits for nobody: with no room it sends a clean page back, without I/O.
  */
 #include "farmem/fault.h"
 
@@ -16,7 +16,7 @@
 #include "base/fault_point.h"
 #include "farmem/record.h"
 
-#define FAULT_TAKE_RUNS 2u   /* runs taken out while the faulting thread is blocked */
+#define FAULT_TAKE_RUNS 2u /* runs taken out while the faulting thread is blocked */
 #define FAULT_TAKE_SCAN 96u
 #define FAULT_OVERDRAFT(limit) ((int64_t)((limit) / 128))
 
@@ -27,7 +27,8 @@ static _Atomic uint64_t *fault_words(const struct fault_handler *h)
 	return h->st->core->catalog.words;
 }
 
-static void fault_turn(struct fault_handler *h, struct page_id id, struct span_word from, struct span_word to)
+static void fault_turn(
+	struct fault_handler *h, struct page_id id, struct span_word from, struct span_word to)
 {
 	bool swapped = span_swap(fault_words(h), id, from, to);
 	FM_ASSERT(swapped); /* FETCHING belongs to one thread */
@@ -119,7 +120,8 @@ static struct span_word fault_near_again(struct span_word fetching, uint64_t ref
 }
 
 /* MOVE mode: the page comes back from staging: itself before encoding began, a copy after. */
-static void fault_rescue_moved(struct fault_handler *h, struct page_id id, uint32_t slot, bool sealed)
+static void fault_rescue_moved(
+	struct fault_handler *h, struct page_id id, uint32_t slot, bool sealed)
 {
 	struct pager *p = h->st->pager;
 	struct budget *b = &h->st->core->budget;
@@ -164,17 +166,18 @@ static enum fault_result fault_rescue(struct fault_handler *h, uint32_t page, st
 static bool fault_may_fetch(struct fault_handler *h)
 {
 	struct core *core = h->st->core;
-	int64_t limit = (int64_t)atomic_load_explicit(
-		&core->budget.limit_pages, memory_order_relaxed);
+	int64_t limit =
+		(int64_t)atomic_load_explicit(&core->budget.limit_pages, memory_order_relaxed);
 	if (fm_likely(budget_room(core) > -FAULT_OVERDRAFT(limit)))
 		return true;
 	evict_call(h->st);
 	return evict_drop_clean(h->st, h->private_slot) ||
-		(atomic_load_explicit(&h->st->full, memory_order_relaxed) &&
-			core->config.on_full == ON_FULL_LOCAL);
+	       (atomic_load_explicit(&h->st->full, memory_order_relaxed) &&
+		       core->config.on_full == ON_FULL_LOCAL);
 }
 
-static bool fault_begin_fetch(struct fault_handler *h, uint32_t page, struct span_word w, bool ahead)
+static bool fault_begin_fetch(
+	struct fault_handler *h, uint32_t page, struct span_word w, bool ahead)
 {
 	struct page_id id = {page};
 	struct span_word fetching = span_turned(w, SPAN_FETCHING, 0);
@@ -188,7 +191,8 @@ static bool fault_begin_fetch(struct fault_handler *h, uint32_t page, struct spa
 	return true;
 }
 
-/* How many neighbours to bring along: doubles while faults prove that they would have been wanted. */
+/* How many neighbours to bring along: doubles while faults prove that they would have been wanted.
+ */
 static uint32_t fault_ahead(struct fault_handler *h, uint32_t page)
 {
 	struct fault_stream *s = NULL;
@@ -228,8 +232,10 @@ static enum fault_result fault_fetch(struct fault_handler *h, uint32_t page, str
 	return FAULT_SERVED;
 }
 
-/* Keeps the far slot as a duplicate while the retention budget lasts; a hash will tell whether it still is one. */
-static struct span_word fault_retain(struct fault_handler *h, const struct spanset_fetch *f, struct span_word fetching)
+/* Keeps the far slot as a duplicate while the retention budget lasts; a hash will tell whether it
+ * still is one. */
+static struct span_word fault_retain(
+	struct fault_handler *h, const struct spanset_fetch *f, struct span_word fetching)
 {
 	struct core *core = h->st->core;
 	struct budget *b = &core->budget;
@@ -241,7 +247,8 @@ static struct span_word fault_retain(struct fault_handler *h, const struct spans
 	return span_turned(fetching, SPAN_NEAR, hot | SPAN_HAS_FAR);
 }
 
-static void fault_lost(struct fault_handler *h, const struct spanset_fetch *f, struct span_word fetching)
+static void fault_lost(
+	struct fault_handler *h, const struct spanset_fetch *f, struct span_word fetching)
 {
 	struct core *core = h->st->core;
 	uint32_t group = record_hdr_group(record_load(record_at(core, f->ssid)));
@@ -287,7 +294,8 @@ static void fault_install(struct fault_handler *h, struct spanset_fetch *f)
 /* ---- dispatch ---- */
 
 /* NEAR, and yet a fault: late news (the page came meanwhile), protection left over, or a bug. */
-static enum fault_result fault_near(struct fault_handler *h, uint32_t page, struct span_word w, bool protected_)
+static enum fault_result fault_near(
+	struct fault_handler *h, uint32_t page, struct span_word w, bool protected_)
 {
 	struct pager *p = h->st->pager;
 	struct page_id id = {page};
@@ -303,7 +311,8 @@ static enum fault_result fault_near(struct fault_handler *h, uint32_t page, stru
 	if (!p->ops->present(p, page)) {
 		if (span_load(fault_words(h), id).v != w.v)
 			return FAULT_LATER;
-		FM_PANIC("fault: a NEAR page is missing page=%u word=%llx (memory dropped behind farmem's back?)",
+		FM_PANIC("fault: a NEAR page is missing page=%u word=%llx (memory dropped behind "
+			 "farmem's back?)",
 			page, (unsigned long long)w.v);
 	}
 	p->ops->wake(p, page, 1);
@@ -323,7 +332,8 @@ static enum fault_result fault_serve(struct fault_handler *h, uint32_t page, boo
 	case SPAN_FAR:
 		return fault_fetch(h, page, w);
 	case SPAN_FETCHING:
-		/* Whoever fetches it wakes everybody; a write-protect fault may outlive the page it was for. */
+		/* Whoever fetches it wakes everybody; a write-protect fault may outlive the page it
+		 * was for. */
 		return protected_ ? FAULT_LATER : FAULT_SERVED;
 	case SPAN_DROPPING:
 		return FAULT_LATER;

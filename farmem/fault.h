@@ -1,8 +1,10 @@
 /*
- * farmem/fault.h: serving faults: first touch, rescue from staging, fetch from far (DESIGN section 7, Swap-in).
+ * farmem/fault.h: serving faults: first touch, rescue from staging, fetch from far (DESIGN section
+ * 7, Swap-in).
  *
- * A struct fault_handler belongs to one thread. Nothing in here allocates, logs (short of a loss or a bug) or takes
- * a lock; eviction I/O is never waited for by a fetch while a clean page can be found.
+ * A struct fault_handler belongs to one thread. Nothing in here allocates, logs (short of a loss or
+ * a bug) or takes a lock; eviction I/O is never waited for by a fetch while a clean page can be
+ * found.
  */
 #ifndef FM_FARMEM_FAULT_H
 #define FM_FARMEM_FAULT_H
@@ -36,15 +38,18 @@ struct fault_handler {
 	struct fault_stream streams[FAULT_STREAMS];
 	unsigned stream_next;
 	uint32_t zero_expected, zero_window;
-	/* Loss beyond m, and --on-full kill: say it, once; never returns memory. May be NULL (simulator). */
+	/* Loss beyond m, and --on-full kill: say it, once; never returns memory. May be NULL
+	 * (simulator). */
 	void (*report_loss)(struct fault_handler *h, uint32_t page, uint32_t group);
 	void (*report_full)(struct fault_handler *h);
 	void *owner;
 };
 
-/* A fault on a page of this handler's stripe. Never blocks; what cannot be served now is kept pending. */
+/* A fault on a page of this handler's stripe. Never blocks; what cannot be served now is kept
+ * pending. */
 void fault_take(struct fault_handler *h, uint32_t page, bool write_protected);
-/* Progress: fetches that arrived are installed, pending faults are looked at again. True when anything moved. */
+/* Progress: fetches that arrived are installed, pending faults are looked at again. True when
+ * anything moved. */
 bool fault_progress(struct fault_handler *h);
 /* Room for another fault_take? */
 static inline bool fault_ready(const struct fault_handler *h)

@@ -1,10 +1,12 @@
 /*
- * farmem/fork.c: fork without exec, for now: a child that touches far-capable memory ends with one clear line.
+ * farmem/fork.c: fork without exec, for now: a child that touches far-capable memory ends with one
+ * clear line.
  *
- * Registered memory is MADV_DONTFORK: a child has nothing there (never zeros). The child handler fills the hole with
- * PROT_NONE, so that no later mmap lands in it, and explains the SIGSEGV that a touch brings. fork + exec works as
- * long as the child touches only stack, globals and fresh heap before it execs. posix_spawn, vfork and system() share
- * the parent's memory and are served like any thread.
+ * Registered memory is MADV_DONTFORK: a child has nothing there (never zeros). The child handler
+ * fills the hole with PROT_NONE, so that no later mmap lands in it, and explains the SIGSEGV that a
+ * touch brings. fork + exec works as long as the child touches only stack, globals and fresh heap
+ * before it execs. posix_spawn, vfork and system() share the parent's memory and are served like
+ * any thread.
  */
 #include <signal.h>
 #include <string.h>
@@ -17,9 +19,9 @@ static struct runtime *fork_runtime;
 
 static void fork_explain(int signal, siginfo_t *info, void *context)
 {
-	static const char line[] =
-		"farmem: a forked child touched far memory: fork without exec is not supported yet; "
-		"the child ends (use exec, posix_spawn or vfork)\n";
+	static const char line[] = "farmem: a forked child touched far memory: fork without exec "
+				   "is not supported yet; "
+				   "the child ends (use exec, posix_spawn or vfork)\n";
 	(void)context;
 	if (range_owns(&fork_runtime->range, info->si_addr)) {
 		(void)!write(STDERR_FILENO, line, sizeof(line) - 1);
@@ -46,7 +48,8 @@ static void fork_child(void)
 	for (uint32_t page = 0; page < fresh_end; page += RANGE_BLOCK_PAGES)
 		if (r->blocks[page / RANGE_BLOCK_PAGES] == RANGE_REGISTERED)
 			fork_fill_hole(r, page, page + RANGE_BLOCK_PAGES);
-	struct sigaction explain = {.sa_sigaction = fork_explain, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct sigaction explain = {
+		.sa_sigaction = fork_explain, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	sigaction(SIGSEGV, &explain, NULL);
 	atomic_store(&rt->state, RUNTIME_OFF);
 	rt->stats_file[0] = 0;

@@ -1,12 +1,14 @@
 /*
- * farmem/front.c: the malloc front (libfarmem-malloc.so): jemalloc whose extents lie in far-capable memory.
+ * farmem/front.c: the malloc front (libfarmem-malloc.so): jemalloc whose extents lie in far-capable
+ * memory.
  *
- * jemalloc is linked in statically and its malloc family is exported as it is: no wrapper stands in the way, so a
- * program that fits its budget runs at jemalloc's own speed. What is ours: extent hooks on every arena (jemalloc's
- * metadata stays near: front_metadata), calloc (for one caller: see
- * front_thread_memory), and the few calls by which a program may treat memory behind our back.
+ * jemalloc is linked in statically and its malloc family is exported as it is: no wrapper stands in
+ * the way, so a program that fits its budget runs at jemalloc's own speed. What is ours: extent
+ * hooks on every arena (jemalloc's metadata stays near: front_metadata), calloc (for one caller:
+ * see front_thread_memory), and the few calls by which a program may treat memory behind our back.
  *
- * Runtime threads never call malloc (invariant 8): asserted where it would show, in front_alloc via fm_map.
+ * Runtime threads never call malloc (invariant 8): asserted where it would show, in front_alloc via
+ * fm_map.
  */
 #include <errno.h>
 #include <jemalloc/jemalloc.h>
@@ -33,9 +35,9 @@ void *jemalloc_calloc(size_t count, size_t size); /* jemalloc's calloc, renamed 
 /* ---- extent hooks ---- */
 
 /*
- * jemalloc's own metadata must stay near: every malloc and free walks it. Hooking an arena that does not exist yet
- * makes it with our hooks for its metadata as well; such blocks are told by their alignment (a huge page; extents
- * for the program are asked for page-aligned).
+ * jemalloc's own metadata must stay near: every malloc and free walks it. Hooking an arena that
+ * does not exist yet makes it with our hooks for its metadata as well; such blocks are told by
+ * their alignment (a huge page; extents for the program are asked for page-aligned).
  */
 static void *front_metadata(size_t size, size_t alignment)
 {
@@ -59,14 +61,15 @@ static void *front_alloc(extent_hooks_t *hooks, void *new_addr, size_t size, siz
 }
 
 /* true: not taken; jemalloc keeps the addresses for later (their contents it purges in time). */
-static bool front_dalloc(extent_hooks_t *hooks, void *addr, size_t size, bool committed, unsigned arena)
+static bool front_dalloc(
+	extent_hooks_t *hooks, void *addr, size_t size, bool committed, unsigned arena)
 {
 	(void)hooks, (void)addr, (void)size, (void)committed, (void)arena;
 	return true;
 }
 
-static bool front_purge(extent_hooks_t *hooks, void *addr, size_t size, size_t offset, size_t length,
-	unsigned arena)
+static bool front_purge(extent_hooks_t *hooks, void *addr, size_t size, size_t offset,
+	size_t length, unsigned arena)
 {
 	(void)hooks, (void)size, (void)arena;
 	/* Extents from before the hooks are not ours. */
@@ -138,8 +141,9 @@ __attribute__((constructor)) static void front_begin(void)
 extern __thread bool runtime_thread_is_ours __attribute__((tls_model("initial-exec")));
 
 /*
- * pthread_create asks calloc for the thread's descriptor vector. When the runtime starts a thread it may be inside a
- * jemalloc hook, with jemalloc's locks held: that memory comes from here. Runtime threads never end; nothing is freed.
+ * pthread_create asks calloc for the thread's descriptor vector. When the runtime starts a thread
+ * it may be inside a jemalloc hook, with jemalloc's locks held: that memory comes from here.
+ * Runtime threads never end; nothing is freed.
  */
 static void *front_thread_memory(size_t bytes)
 {
@@ -158,7 +162,8 @@ FM_EXPORT void *calloc(size_t count, size_t size)
 {
 	if (fm_unlikely(runtime_thread_is_ours)) {
 		size_t bytes;
-		return __builtin_mul_overflow(count, size, &bytes) ? NULL : front_thread_memory(bytes);
+		return __builtin_mul_overflow(count, size, &bytes) ? NULL
+								   : front_thread_memory(bytes);
 	}
 	return jemalloc_calloc(count, size);
 }
@@ -204,7 +209,8 @@ FM_EXPORT int madvise(void *address, size_t length, int advice)
 	}
 }
 
-/* mlockall would bring in the whole reserved range: locked on fault elsewhere, far-capable memory stays far-capable. */
+/* mlockall would bring in the whole reserved range: locked on fault elsewhere, far-capable memory
+ * stays far-capable. */
 FM_EXPORT int mlockall(int flags)
 {
 	int rc = (int)syscall(SYS_mlockall, flags | MCL_ONFAULT);

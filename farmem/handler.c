@@ -1,11 +1,13 @@
 /*
- * farmem/handler.c: fault handler threads: read faults from a stripe's userfaultfd and serve them (fault.c).
+ * farmem/handler.c: fault handler threads: read faults from a stripe's userfaultfd and serve them
+ * (fault.c).
  *
- * Where a handler runs decides what a fault costs (measured on 2 vCPUs, 4 KiB from local memory, p50): on the faulting
- * thread's own CPU 4.3 us, asleep on another 30 us, spinning on another 10-22 us. The kernel does not say who may
- * answer, so each CPU has a sleeping handler pinned to it: the one on the faulting CPU runs the moment the thread
- * blocks; the others come too late and find nothing. No handler spins while idle: that would take the CPU from the
- * program. It never touches far-capable memory and never calls malloc.
+ * Where a handler runs decides what a fault costs (measured on 2 vCPUs, 4 KiB from local memory,
+ * p50): on the faulting thread's own CPU 4.3 us, asleep on another 30 us, spinning on another 10-22
+ * us. The kernel does not say who may answer, so each CPU has a sleeping handler pinned to it: the
+ * one on the faulting CPU runs the moment the thread blocks; the others come too late and find
+ * nothing. No handler spins while idle: that would take the CPU from the program. It never touches
+ * far-capable memory and never calls malloc.
  */
 #include <errno.h>
 #include <sched.h>
@@ -30,7 +32,8 @@ static void handler_report_loss(struct fault_handler *h, uint32_t page, uint32_t
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
 		const struct catalog_node *n = &rt->core.catalog.nodes[g->columns[pos].node];
 		if (g->columns[pos].lost || n->state != NODE_UP)
-			used += (size_t)snprintf(hosts + used, sizeof(hosts) - used, " %s", n->name);
+			used += (size_t)snprintf(
+				hosts + used, sizeof(hosts) - used, " %s", n->name);
 		if (used >= sizeof(hosts))
 			break;
 	}
@@ -52,7 +55,8 @@ static bool handler_turn(struct runtime_handler *t)
 {
 	struct uffd_fault faults[HANDLER_READ_MAX];
 	int count = 0;
-	if (fault_ready(&t->fault) && t->fault.pending_count + HANDLER_READ_MAX <= FAULT_PENDING_MAX)
+	if (fault_ready(&t->fault) &&
+		t->fault.pending_count + HANDLER_READ_MAX <= FAULT_PENDING_MAX)
 		count = uffd_read(t->uffd, faults, HANDLER_READ_MAX);
 	if (count < 0)
 		FM_PANIC("handler: cannot read the userfaultfd: %d", count); /* invariant 9 */

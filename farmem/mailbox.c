@@ -1,14 +1,16 @@
 /*
  * farmem/mailbox.c: see mailbox.h. Callers: the runtime (on a thread of its own) and the agent.
  *
- * Connecting and starting happen under the tree's lock (flock on agent.lock), and an agent that ends
- * takes the same lock: so there is never a second agent, and nobody connects to one that is leaving.
- * Everybody holds the lock for a bounded time: one agent's start, or one agent's last moments.
+ * Connecting and starting happen under the tree's lock (flock on agent.lock), and an agent that
+ * ends takes the same lock: so there is never a second agent, and nobody connects to one that is
+ * leaving. Everybody holds the lock for a bounded time: one agent's start, or one agent's last
+ * moments.
  *
  * Invariants
  *   1. No malloc, no look at `environ`: this runs inside other people's programs.
  *   2. Directories we use belong to us and nobody else can rename what is in them.
- *   3. Received descriptors are close-on-exec and never leak: at most one is handed on, others are closed.
+ *   3. Received descriptors are close-on-exec and never leak: at most one is handed on, others are
+ * closed.
  */
 #include "farmem/mailbox.h"
 
@@ -61,7 +63,8 @@ static int dir_default(char *path, unsigned size)
 	return length < (int)size ? 0 : -ENAMETOOLONG;
 }
 
-/* Makes a directory, or takes the one there if `mask` bits are unset and its owner is root or we. */
+/* Makes a directory, or takes the one there if `mask` bits are unset and its owner is root or we.
+ */
 static int dir_make(const char *path, mode_t mask)
 {
 	struct stat is;
@@ -125,7 +128,8 @@ static int socket_connect(const char *tree_dir, uint64_t deadline_ns)
 	return error == -EAGAIN ? -ETIMEDOUT : error;
 }
 
-/* The descriptor of the tree's lock, held; or -errno, -ESTALE when the directory was just removed. */
+/* The descriptor of the tree's lock, held; or -errno, -ESTALE when the directory was just removed.
+ */
 static int tree_lock(const char *tree_dir)
 {
 	char path[MAILBOX_TREE_DIR_MAX + 16];

@@ -1,16 +1,18 @@
 /*
- * farmem/mailbox.h: what runtime and agent say to each other over the agent socket (unix, SOCK_SEQPACKET).
+ * farmem/mailbox.h: what runtime and agent say to each other over the agent socket (unix,
+ * SOCK_SEQPACKET).
  *
- * One message per packet, fixed size, host byte order (same machine, same build: `version` is checked).
- * The tables themselves are in the catalog; messages only say "look". Either side may go away: EOF on the
- * runtime's connection means its memory image is gone (exit, kill, exec): the agent releases its leases.
- * SIGSTOP or a debugger closes nothing. EOF on the agent's side: the runtime goes on without new groups.
+ * One message per packet, fixed size, host byte order (same machine, same build: `version` is
+ * checked). The tables themselves are in the catalog; messages only say "look". Either side may go
+ * away: EOF on the runtime's connection means its memory image is gone (exit, kill, exec): the
+ * agent releases its leases. SIGSTOP or a debugger closes nothing. EOF on the agent's side: the
+ * runtime goes on without new groups.
  *
  *   runtime -> agent   HELLO (catalog memfd attached by SCM_RIGHTS), WANT_GROUPS, NODE_SUSPECT, BYE
- *   agent -> runtime   WELCOME, GROUPS (more groups than before: value 0, or none to be had: -errno),
- *                      NODES (states changed), NOTICE (the agent has no terminal: the runtime says it)
- *   farmem top -> agent   STATS: answered by text packets (JSON, at most MAILBOX_TEXT_MAX bytes each, an empty
- *                         packet ends it); then the connection may ask again
+ *   agent -> runtime   WELCOME, GROUPS (more groups than before: value 0, or none to be had:
+ * -errno), NODES (states changed), NOTICE (the agent has no terminal: the runtime says it) farmem
+ * top -> agent   STATS: answered by text packets (JSON, at most MAILBOX_TEXT_MAX bytes each, an
+ * empty packet ends it); then the connection may ask again
  */
 #ifndef FM_FARMEM_MAILBOX_H
 #define FM_FARMEM_MAILBOX_H
@@ -45,8 +47,8 @@ struct mailbox_message {
 
 /*
  * Where things are: <dir>/<tree>/agent.sock, agent.log, node-N/{ctl.sock,data.sock}.
- * dir: config.dir or its default; tree: FARMEM_TREE, set by `farmem run` or by the preload's constructor.
- * All return 0 or -ENAMETOOLONG/-errno; directories are made with mode 0700.
+ * dir: config.dir or its default; tree: FARMEM_TREE, set by `farmem run` or by the preload's
+ * constructor. All return 0 or -ENAMETOOLONG/-errno; directories are made with mode 0700.
  */
 int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned size);
 #define MAILBOX_TREE_DIR_MAX 88 /* bytes of such a path: node-N/data.sock below it must fit 108 */
@@ -55,14 +57,15 @@ int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned siz
 #define MAILBOX_LOCK "agent.lock"
 /*
  * Connects to the tree's agent, starting one (program farmem-agent, found beside this library, in
- * ../libexec/farmem, or by FARMEM_BIN) under a lock when there is none. Called on a runtime thread: no malloc;
- * the agent is double-forked with its own session, no inherited descriptors, no SIGCHLD to the program.
- * Returns the socket or -errno.
+ * ../libexec/farmem, or by FARMEM_BIN) under a lock when there is none. Called on a runtime thread:
+ * no malloc; the agent is double-forked with its own session, no inherited descriptors, no SIGCHLD
+ * to the program. Returns the socket or -errno.
  */
 int mailbox_connect(const char *dir, const char *tree, uint64_t deadline_ns);
 /* 0, -EAGAIN (its queue is full: later), -ECONNRESET, -errno. Never blocks. */
 int mailbox_send(int socket, const struct mailbox_message *message, int fd_or_minus_1);
-/* 0, -EAGAIN (nothing there), -ECONNRESET (EOF), -EPROTO. *fd: a descriptor that came along, or -1. */
+/* 0, -EAGAIN (nothing there), -ECONNRESET (EOF), -EPROTO. *fd: a descriptor that came along, or -1.
+ */
 int mailbox_receive(int socket, struct mailbox_message *message, int *fd);
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * farmem/mailbox_start.c: see mailbox_start.h. Caller: mailbox.c, on a runtime thread of the program.
+ * farmem/mailbox_start.c: see mailbox_start.h. Caller: mailbox.c, on a runtime thread of the
+ * program.
  *
  *     runtime thread --clone--> middle --clone--> agent (execve)
  *                                 exits at once, reaped by us
@@ -65,7 +66,8 @@ static void environment_index(struct mailbox_environment *environment)
 	char *at = environment->text;
 	char *end = environment->text + environment->length;
 	while (at < end && environment->count + 1 < ENVIRONMENT_COUNT_MAX) {
-		/* The program may have written over its strings (setproctitle): take what looks right. */
+		/* The program may have written over its strings (setproctitle): take what looks
+		 * right. */
 		if (strchr(at, '=') != NULL && strncmp(at, "LD_PRELOAD=", 11) != 0)
 			environment->pointers[environment->count++] = at;
 		at += strlen(at) + 1;
@@ -109,8 +111,9 @@ const char *mailbox_environment_get(const struct mailbox_environment *environmen
 /* ---- where the agent's program is ---- */
 
 /*
- * Directory of the file this code was loaded from: the library in somebody's program, or a test. From
- * /proc/self/maps, because dladdr takes the loader's lock, which a thread waiting for us may hold.
+ * Directory of the file this code was loaded from: the library in somebody's program, or a test.
+ * From /proc/self/maps, because dladdr takes the loader's lock, which a thread waiting for us may
+ * hold.
  */
 static int own_directory(char *directory)
 {

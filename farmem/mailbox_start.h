@@ -29,9 +29,10 @@ const char *mailbox_environment_get(
 	const struct mailbox_environment *environment, const char *name);
 
 /*
- * Starts farmem-agent --dir tree_dir as nobody's child: no SIGCHLD, no inherited descriptors, its own
- * session, default signal handling. Returns when the agent accepts connections. 0; -ENOENT: no such
- * program where it is looked for; -ETIMEDOUT; -ECHILD: it ended instead (its own line was logged).
+ * Starts farmem-agent --dir tree_dir as nobody's child: no SIGCHLD, no inherited descriptors, its
+ * own session, default signal handling. Returns when the agent accepts connections. 0; -ENOENT: no
+ * such program where it is looked for; -ETIMEDOUT; -ECHILD: it ended instead (its own line was
+ * logged).
  */
 int mailbox_start_agent(const char *tree_dir, const struct mailbox_environment *environment,
 	uint64_t deadline_ns) FM_MUST_USE;

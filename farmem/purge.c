@@ -1,13 +1,14 @@
 /*
  * farmem/purge.c: the program gives memory back: free, purge, madvise (DESIGN section 7).
  *
- * Callers: jemalloc's purge hook and the interposed madvise, on the program's own threads. Order: claim each span
- * (DROPPING) -> madvise -> EMPTY, gen+1 -> clear live. So no evictor publishes FAR over freed memory, and calloc
- * never sees old bytes: faults wait while a word is DROPPING.
+ * Callers: jemalloc's purge hook and the interposed madvise, on the program's own threads. Order:
+ * claim each span (DROPPING) -> madvise -> EMPTY, gen+1 -> clear live. So no evictor publishes FAR
+ * over freed memory, and calloc never sees old bytes: faults wait while a word is DROPPING.
  *
- *   NEAR, EMPTY, FAR, LOST, EVICTING  claimed at once. EVICTING without SEALED: the staging slot's old reference is
- *                                     now ours; with SEALED the evictor keeps it, and its publication will fail.
- *   EVICTING|TAKING, FETCHING, DROPPING   somebody is at work: waited for (microseconds, or one fetch).
+ *   NEAR, EMPTY, FAR, LOST, EVICTING  claimed at once. EVICTING without SEALED: the staging slot's
+ * old reference is now ours; with SEALED the evictor keeps it, and its publication will fail.
+ *   EVICTING|TAKING, FETCHING, DROPPING   somebody is at work: waited for (microseconds, or one
+ * fetch).
  */
 #include "farmem/stripe.h"
 
@@ -74,8 +75,8 @@ static struct purge_claim purge_claim_page(struct stripe *st, struct page_id id)
 		atomic_fetch_sub_explicit(&st->core->budget.far_pages, 1, memory_order_relaxed);
 	/* The word no longer names it, so the record may go as soon as its last reference does. */
 	if (c.reference != STAGE_NO_REFERENCE)
-		record_clear_live(
-			st->core, ssid_make(c.reference & UINT32_MAX), (unsigned)(c.reference >> 32));
+		record_clear_live(st->core, ssid_make(c.reference & UINT32_MAX),
+			(unsigned)(c.reference >> 32));
 	return c;
 }
 
@@ -86,7 +87,8 @@ static void purge_chunk(struct stripe *st, uint32_t page, uint32_t count)
 	int64_t present = 0;
 	for (uint32_t i = 0; i < count; i++)
 		present += purge_claim_page(st, (struct page_id){page + i}).present;
-	/* Also when none is present: the program may race with itself, and must read zeros all the same. */
+	/* Also when none is present: the program may race with itself, and must read zeros all the
+	 * same. */
 	int rc = st->pager->ops->drop(st->pager, page, count);
 	FM_ASSERT_EQ(rc, 0);
 	budget_near(st->core, -present);

@@ -1,7 +1,8 @@
 /*
  * farmem/range.c: see range.h.
  *
- * Callers: the malloc front (alloc, purge), runtime.c (open, start, measure), evict.c (prepare_block).
+ * Callers: the malloc front (alloc, purge), runtime.c (open, start, measure), evict.c
+ * (prepare_block).
  */
 #include "farmem/range.h"
 
@@ -24,8 +25,8 @@ int range_open(struct range *r, uint64_t bytes)
 	}
 	if (at == MAP_FAILED)
 		return -ENOMEM;
-	r->base = (uint8_t *)FM_ALIGN_UP(
-		(uintptr_t)at, (uintptr_t)STRIPE_BLOCK_PAGES * FM_PAGE_SIZE);
+	r->base =
+		(uint8_t *)FM_ALIGN_UP((uintptr_t)at, (uintptr_t)STRIPE_BLOCK_PAGES * FM_PAGE_SIZE);
 	r->blocks = mem_map(r->pages / RANGE_BLOCK_PAGES);
 	if (r->blocks == NULL)
 		return -ENOMEM;
@@ -61,7 +62,8 @@ static int range_register(struct range *r, uint64_t page, uint64_t count)
 		uint64_t now = count;
 		if (r->stripes > 1)
 			now = FM_MIN(count, STRIPE_BLOCK_PAGES - page % STRIPE_BLOCK_PAGES);
-		int rc = uffd_register(&r->uffds[stripe_of_page(r->stripes, (uint32_t)page)], page, now);
+		int rc = uffd_register(
+			&r->uffds[stripe_of_page(r->stripes, (uint32_t)page)], page, now);
 		if (rc != 0)
 			return rc;
 		page += now;
@@ -77,7 +79,8 @@ int range_start(struct range *r, struct core *core, struct uffd *uffds, uint32_t
 	r->core = core;
 	r->uffds = uffds;
 	r->stripes = stripes;
-	/* Blocks handed out while we register would be fresh: take the addresses first, then look. */
+	/* Blocks handed out while we register would be fresh: take the addresses first, then look.
+	 */
 	uint32_t used = atomic_load(&r->used_pages);
 	uint32_t first;
 	do {
@@ -99,7 +102,8 @@ static uint32_t range_scan(struct range *r, uint32_t page, uint32_t count, bool 
 	unsigned char resident[RANGE_CONVERT_BLOCKS * RANGE_BLOCK_PAGES];
 	uint32_t present = 0;
 	FM_ASSERT_LE(count, sizeof(resident));
-	if (mincore(r->base + (uint64_t)page * FM_PAGE_SIZE, (size_t)count * FM_PAGE_SIZE, resident))
+	if (mincore(r->base + (uint64_t)page * FM_PAGE_SIZE, (size_t)count * FM_PAGE_SIZE,
+		    resident))
 		return 0;
 	for (uint32_t i = 0; i < count; i++) {
 		struct page_id id = {page + i};
@@ -123,14 +127,15 @@ static void range_convert(struct range *r, uint32_t page)
 	uint32_t blocks = 0;
 	uint64_t block = range_block_of(page);
 	while (blocks < RANGE_CONVERT_BLOCKS && r->blocks[block + blocks] == RANGE_FRESH &&
-		(page + blocks * RANGE_BLOCK_PAGES) / STRIPE_BLOCK_PAGES == page / STRIPE_BLOCK_PAGES &&
+		(page + blocks * RANGE_BLOCK_PAGES) / STRIPE_BLOCK_PAGES ==
+			page / STRIPE_BLOCK_PAGES &&
 		block + blocks < range_block_of(r->pages))
 		blocks++;
 	uint32_t count = blocks * RANGE_BLOCK_PAGES;
 	int rc = range_register(r, page, count);
 	if (rc != 0) {
-		log_ratelimited(LOG_WARN, "range: cannot register memory, it stays near page=%u error=%d",
-			page, rc);
+		log_ratelimited(LOG_WARN,
+			"range: cannot register memory, it stays near page=%u error=%d", page, rc);
 		return;
 	}
 	uint32_t present = range_scan(r, page, count, true);
@@ -154,8 +159,10 @@ bool range_prepare_block(struct stripe *st, uint32_t page)
 	return ready;
 }
 
-/* One block's share of a purge. Fresh blocks are dropped under the lock, so that no scan takes them for NEAR. */
-static void range_purge_block(struct range *r, struct stripe *const *stripes, uint64_t page, uint64_t count)
+/* One block's share of a purge. Fresh blocks are dropped under the lock, so that no scan takes them
+ * for NEAR. */
+static void range_purge_block(
+	struct range *r, struct stripe *const *stripes, uint64_t page, uint64_t count)
 {
 	uint64_t block = range_block_of(page);
 	if (__atomic_load_n(&r->blocks[block], __ATOMIC_ACQUIRE) == RANGE_FRESH) {
@@ -163,8 +170,8 @@ static void range_purge_block(struct range *r, struct stripe *const *stripes, ui
 		pthread_mutex_lock(&r->lock);
 		fresh = r->blocks[block] == RANGE_FRESH;
 		if (fresh)
-			(void)!uffd_advise(r->base + page * FM_PAGE_SIZE,
-				count * FM_PAGE_SIZE, MADV_DONTNEED);
+			(void)!uffd_advise(
+				r->base + page * FM_PAGE_SIZE, count * FM_PAGE_SIZE, MADV_DONTNEED);
 		pthread_mutex_unlock(&r->lock);
 		if (fresh)
 			return;
@@ -192,7 +199,8 @@ void range_measure_fresh(struct range *r)
 	uint32_t end = FM_MIN(atomic_load(&r->fresh_end), atomic_load(&r->used_pages));
 	uint64_t present = 0;
 	for (uint32_t page = 0; page < end; page += RANGE_BLOCK_PAGES)
-		if (__atomic_load_n(&r->blocks[range_block_of(page)], __ATOMIC_ACQUIRE) == RANGE_FRESH)
+		if (__atomic_load_n(&r->blocks[range_block_of(page)], __ATOMIC_ACQUIRE) ==
+			RANGE_FRESH)
 			present += range_scan(r, page, RANGE_BLOCK_PAGES, false);
 	atomic_store_explicit(&r->core->budget.fresh_pages, (int64_t)present, memory_order_relaxed);
 }

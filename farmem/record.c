@@ -11,7 +11,7 @@
 static uint64_t record_pack(enum record_state state, uint32_t group, uint32_t live, uint64_t gen)
 {
 	return ((uint64_t)state << RECORD_STATE_SHIFT) | ((uint64_t)group << RECORD_GROUP_SHIFT) |
-		((uint64_t)live << RECORD_LIVE_SHIFT) | ((gen & 0xffff) << RECORD_GEN_SHIFT);
+	       ((uint64_t)live << RECORD_LIVE_SHIFT) | ((gen & 0xffff) << RECORD_GEN_SHIFT);
 }
 
 static uint64_t record_turned(uint64_t hdr, enum record_state state)
@@ -63,8 +63,8 @@ struct ssid record_alloc(struct core *core)
 	struct record r = record_at(core, id);
 	uint64_t hdr = record_load(r);
 	FM_ASSERT_EQ(record_hdr_state(hdr), RECORD_FREE);
-	atomic_store_explicit(record_hdr(r), record_pack(RECORD_FILLING, 0, 0, hdr + 1),
-		memory_order_release);
+	atomic_store_explicit(
+		record_hdr(r), record_pack(RECORD_FILLING, 0, 0, hdr + 1), memory_order_release);
 	return id;
 }
 
@@ -99,10 +99,9 @@ void record_clear_live(struct core *core, struct ssid id, unsigned pos)
 {
 	struct record r = record_at(core, id);
 	uint64_t bit = 1ull << (RECORD_LIVE_SHIFT + pos);
-	uint64_t before =
-		atomic_fetch_and_explicit(record_hdr(r), ~bit, memory_order_acq_rel);
+	uint64_t before = atomic_fetch_and_explicit(record_hdr(r), ~bit, memory_order_acq_rel);
 	FM_ASSERT(record_hdr_state(before) == RECORD_STABLE ||
-		record_hdr_state(before) == RECORD_CLAIMED);
+		  record_hdr_state(before) == RECORD_CLAIMED);
 	FM_ASSERT((before & bit) != 0); /* R2: cleared once, by its owner */
 	/* A full ring loses nothing: repack's sweep finds dead records too. */
 	if (record_hdr_live(before & ~bit) == 0 && record_hdr_state(before) == RECORD_STABLE)
@@ -145,8 +144,8 @@ bool record_retire(struct core *core, struct ssid id)
 	pthread_mutex_lock(&rc->lock);
 	room = rc->limbo_tail - rc->limbo_head < CORE_LIMBO_MAX;
 	if (room) {
-		atomic_store_explicit(record_hdr(r), record_turned(hdr, RECORD_LIMBO),
-			memory_order_release);
+		atomic_store_explicit(
+			record_hdr(r), record_turned(hdr, RECORD_LIMBO), memory_order_release);
 		rc->limbo[rc->limbo_tail++ % CORE_LIMBO_MAX] =
 			(struct limbo_entry){epoch_stamp(core), id};
 	}
@@ -189,7 +188,8 @@ unsigned record_reclaim(struct core *core)
 		id = ssid_make(dead);
 		if (!record_claim(core, id))
 			continue;
-		/* A record may be queued twice (freed and used again between): judge it as it is now. */
+		/* A record may be queued twice (freed and used again between): judge it as it is
+		 * now. */
 		bool live = record_hdr_live(record_load(record_at(core, id))) != 0;
 		if (!live && record_retire(core, id))
 			continue;

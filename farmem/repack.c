@@ -1,12 +1,15 @@
 /*
- * farmem/repack.c: reclaiming far space without offload: sparse spansets become dense ones (DESIGN section 7, Repack).
+ * farmem/repack.c: reclaiming far space without offload: sparse spansets become dense ones (DESIGN
+ * section 7, Repack).
  *
- * Runs on the evictor's thread, between batches. The live spans of claimed sparse spansets are read (checked like
- * every fetch), stored as one new batch, and their words are switched FAR(old) -> FAR(new) by CAS; a span that is
- * fetched or freed meanwhile is one more hole in the new spanset. The old records go when their last reference has.
+ * Runs on the evictor's thread, between batches. The live spans of claimed sparse spansets are read
+ * (checked like every fetch), stored as one new batch, and their words are switched FAR(old) ->
+ * FAR(new) by CAS; a span that is fetched or freed meanwhile is one more hole in the new spanset.
+ * The old records go when their last reference has.
  *
- * The bound: a spanset is rewritten once at most half its positions are live and dead space is more than
- * REPACK_DEAD_SHARE of what is used, so far space stays below about twice the live bytes (times (k+m)/k).
+ * The bound: a spanset is rewritten once at most half its positions are live and dead space is more
+ * than REPACK_DEAD_SHARE of what is used, so far space stays below about twice the live bytes
+ * (times (k+m)/k).
  */
 #include "farmem/stripe.h"
 
@@ -17,8 +20,8 @@
 #include "farmem/record.h"
 
 #define REPACK_SETS_MAX 64u
-#define REPACK_SCAN 4096u          /* records looked at per round */
-#define REPACK_DEAD_NUMERATOR 3    /* dead > 3/10 of used: worth it */
+#define REPACK_SCAN 4096u       /* records looked at per round */
+#define REPACK_DEAD_NUMERATOR 3 /* dead > 3/10 of used: worth it */
 #define REPACK_DEAD_DENOMINATOR 10
 #ifndef REPACK_MIN_DEAD_PAGES      /* the simulator has less of everything */
 #define REPACK_MIN_DEAD_PAGES 2048 /* 8 MiB: below that nobody gains */
@@ -39,7 +42,8 @@ struct repack_job {
 	unsigned span_count;
 };
 
-static bool repack_names(const struct stripe *st, uint32_t page, struct ssid ssid, uint32_t pos, struct span_word *w)
+static bool repack_names(
+	const struct stripe *st, uint32_t page, struct ssid ssid, uint32_t pos, struct span_word *w)
 {
 	*w = span_load(st->core->catalog.words, (struct page_id){page});
 	return span_state(*w) == SPAN_FAR && span_ssid(*w) == ssid.v && span_pos(*w) == pos;
@@ -53,7 +57,8 @@ static bool repack_drop_duplicate(struct stripe *st, uint32_t page, struct ssid 
 	if (span_state(w) != SPAN_NEAR || !(span_flags(w) & SPAN_HAS_FAR) ||
 		span_ssid(w) != ssid.v || span_pos(w) != pos)
 		return false;
-	struct span_word plain = span_at(span_turned(w, SPAN_NEAR, span_flags(w) & ~SPAN_HAS_FAR), 0, 0);
+	struct span_word plain =
+		span_at(span_turned(w, SPAN_NEAR, span_flags(w) & ~SPAN_HAS_FAR), 0, 0);
 	if (!span_swap(st->core->catalog.words, id, w, plain))
 		return false;
 	atomic_fetch_sub_explicit(&st->core->budget.retained_pages, 1, memory_order_relaxed);
@@ -75,7 +80,8 @@ unsigned repack_drop_retained(struct stripe *st, unsigned most)
 	for (uint32_t page = 0; page < end && dropped < most; page++) {
 		struct span_word w = span_load(st->core->catalog.words, (struct page_id){page});
 		if (span_state(w) == SPAN_NEAR && (span_flags(w) & SPAN_HAS_FAR))
-			dropped += repack_drop_duplicate(st, page, ssid_make(span_ssid(w)), span_pos(w));
+			dropped += repack_drop_duplicate(
+				st, page, ssid_make(span_ssid(w)), span_pos(w));
 	}
 	return dropped;
 }
@@ -89,7 +95,8 @@ static bool repack_consider(struct stripe *st, struct repack_job *job, struct ss
 		return false;
 	unsigned k = st->core->catalog.groups[record_hdr_group(hdr)].k;
 	unsigned live = (unsigned)__builtin_popcount(record_hdr_live(hdr));
-	bool narrow = k < st->core->catalog.header->code_k; /* into wider groups when there are any */
+	bool narrow =
+		k < st->core->catalog.header->code_k; /* into wider groups when there are any */
 	if ((2 * live > k && !(narrow && live < k)) || job->span_count + live > SPANSET_BATCH_PAGES)
 		return false;
 	if (!record_claim(st->core, id))
@@ -120,7 +127,8 @@ static void repack_gather(struct stripe *st, struct repack_job *job)
 	}
 }
 
-/* Reads all listed spans. Those that cannot be had are dropped from the list: their sets just stay. */
+/* Reads all listed spans. Those that cannot be had are dropped from the list: their sets just stay.
+ */
 static void repack_read(struct stripe *st, struct repack_job *job)
 {
 	uint64_t deadline = clock_now_ns() + REPACK_READ_NS;
@@ -155,7 +163,8 @@ static bool repack_write(struct stripe *st, struct repack_job *job, struct spans
 	return job->span_count > 0 && spanset_store(st->io, items, job->span_count) == 0;
 }
 
-static void repack_switch(struct stripe *st, const struct repack_job *job, const struct spanset_item *items)
+static void repack_switch(
+	struct stripe *st, const struct repack_job *job, const struct spanset_item *items)
 {
 	_Atomic uint64_t *words = st->core->catalog.words;
 	for (unsigned i = 0; i < job->span_count; i++) {
@@ -176,14 +185,15 @@ static bool repack_worth_it(const struct stripe *st, bool urgent)
 	const struct catalog_header *h = core->catalog.header;
 	uint64_t used = atomic_load(&core->catalog.stats->slots_used_bytes) / FM_PAGE_SIZE;
 	uint64_t data = used * h->code_k / (h->code_k + h->code_m);
-	int64_t live = atomic_load(&core->budget.far_pages) + atomic_load(&core->budget.retained_pages);
+	int64_t live =
+		atomic_load(&core->budget.far_pages) + atomic_load(&core->budget.retained_pages);
 	int64_t dead = (int64_t)data - live;
 	atomic_store_explicit(&core->catalog.stats->dead_bytes,
 		dead > 0 ? (uint64_t)dead * FM_PAGE_SIZE : 0, memory_order_relaxed);
 	if (urgent)
 		return dead > 0;
 	return dead > REPACK_MIN_DEAD_PAGES &&
-		dead * REPACK_DEAD_DENOMINATOR > (int64_t)data * REPACK_DEAD_NUMERATOR;
+	       dead * REPACK_DEAD_DENOMINATOR > (int64_t)data * REPACK_DEAD_NUMERATOR;
 }
 
 unsigned repack_round(struct stripe *st, bool urgent)

@@ -1,8 +1,10 @@
 /*
- * farmem/runtime.c: opening, starting, and the main and evictor threads; the public functions (see runtime.h).
+ * farmem/runtime.c: opening, starting, and the main and evictor threads; the public functions (see
+ * runtime.h).
  *
- * Start order, on the runtime's main thread (every step logs its own failure; any failure turns the runtime OFF):
- *   descriptors of our own -> kernel features -> catalog -> core -> stripes -> handlers -> registration -> agent
+ * Start order, on the runtime's main thread (every step logs its own failure; any failure turns the
+ * runtime OFF): descriptors of our own -> kernel features -> catalog -> core -> stripes -> handlers
+ * -> registration -> agent
  */
 #include "farmem/runtime.h"
 
@@ -29,12 +31,12 @@
 #include "farmem/farmem.h"
 
 #define RUNTIME_STACK_BYTES (512u << 10)
-#define RUNTIME_SHARE_START_PAGES (2048u)  /* --local PERCENT: start at 8 MiB of heap */
-#define RUNTIME_STAGING_MIN 1024u          /* slots */
+#define RUNTIME_SHARE_START_PAGES (2048u) /* --local PERCENT: start at 8 MiB of heap */
+#define RUNTIME_STAGING_MIN 1024u         /* slots */
 #define RUNTIME_STAGING_MAX 16384u
 #define RUNTIME_TURN_MS 50
 #define RUNTIME_EVICT_IDLE_NS (20 * NS_PER_MS)
-#define RUNTIME_RECORDS_PER_PAGE 1u        /* worst case: every spanset holds one live page */
+#define RUNTIME_RECORDS_PER_PAGE 1u /* worst case: every spanset holds one live page */
 #define RUNTIME_RECORDS_MAX (1u << 28)
 
 struct runtime fm_runtime;
@@ -49,8 +51,9 @@ void runtime_thread_begin(const char *name)
 }
 
 /*
- * A thread on a stack of our own, with all signals blocked. pthread_create needs a little memory for the thread's
- * descriptor: the malloc front serves that from near memory (preload.c), so this is safe inside an allocator hook.
+ * A thread on a stack of our own, with all signals blocked. pthread_create needs a little memory
+ * for the thread's descriptor: the malloc front serves that from near memory (preload.c), so this
+ * is safe inside an allocator hook.
  */
 int runtime_thread_start(void *(*run)(void *), void *argument)
 {
@@ -98,8 +101,9 @@ static void *runtime_evictor_main(void *argument)
 /* ---- start, step by step ---- */
 
 /*
- * A descriptor table of our own: the program cannot close our userfaultfd (far reads would turn into zeros), and our
- * copies of its pipes do not keep them open. Only stderr is kept, for the few lines we have to say.
+ * A descriptor table of our own: the program cannot close our userfaultfd (far reads would turn
+ * into zeros), and our copies of its pipes do not keep them open. Only stderr is kept, for the few
+ * lines we have to say.
  */
 static int runtime_own_descriptors(struct runtime *rt)
 {
@@ -120,18 +124,22 @@ static int runtime_choose_eviction(struct runtime *rt, bool *moves)
 	struct uffd_features features;
 	int rc = uffd_probe(&features);
 	if (rc == -EPERM || rc == -EACCES) {
-		log_error("no permission for userfaultfd, memory stays local: run as root, give access to "
-			  "/dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1 (see: farmem doctor)");
+		log_error("no permission for userfaultfd, memory stays local: run as root, give "
+			  "access to "
+			  "/dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1 (see: farmem "
+			  "doctor)");
 		return rc;
 	}
 	if (rc != 0) {
-		log_error("this kernel has no usable userfaultfd (%s), memory stays local (see: farmem doctor)",
+		log_error("this kernel has no usable userfaultfd (%s), memory stays local (see: "
+			  "farmem doctor)",
 			strerrordesc_np(-rc));
 		return rc;
 	}
 	*moves = features.move && rt->config.evict != EVICT_WP;
 	if (rt->config.evict == EVICT_MOVE && !features.move) {
-		log_error("--evict move: this kernel has no UFFDIO_MOVE (6.8), memory stays local; use --evict auto");
+		log_error("--evict move: this kernel has no UFFDIO_MOVE (6.8), memory stays local; "
+			  "use --evict auto");
 		return -ENOSYS;
 	}
 	return 0;
@@ -139,7 +147,8 @@ static int runtime_choose_eviction(struct runtime *rt, bool *moves)
 
 static int runtime_make_catalog(struct runtime *rt, bool moves)
 {
-	uint64_t records = FM_MIN(rt->range.pages * RUNTIME_RECORDS_PER_PAGE, (uint64_t)RUNTIME_RECORDS_MAX);
+	uint64_t records =
+		FM_MIN(rt->range.pages * RUNTIME_RECORDS_PER_PAGE, (uint64_t)RUNTIME_RECORDS_MAX);
 	char command[16] = "";
 	prctl(PR_GET_NAME, command);
 	struct catalog_options options = {.range_base = (uint64_t)(uintptr_t)rt->range.base,
@@ -220,7 +229,8 @@ static void runtime_size_threads(struct runtime *rt)
 	uint64_t stripes = rt->config.stripes ? rt->config.stripes : (cpus + 15) / 16;
 	uint64_t handlers = rt->config.handlers ? rt->config.handlers : cpus;
 	rt->stripe_count = (uint32_t)FM_MIN(stripes, (uint64_t)STRIPES_MAX);
-	uint64_t most = CATALOG_THREADS_MAX / rt->stripe_count - 1; /* epoch lines: one is the evictor's */
+	uint64_t most =
+		CATALOG_THREADS_MAX / rt->stripe_count - 1; /* epoch lines: one is the evictor's */
 	rt->handlers_per_stripe =
 		(uint32_t)FM_MIN(FM_MIN(handlers, (uint64_t)RUNTIME_HANDLERS_MAX), most);
 }
@@ -350,7 +360,8 @@ int runtime_open(struct runtime *rt)
 	log_set_level(rt->config.log_level);
 	rc = range_open(&rt->range, rt->config.range_bytes);
 	if (rc != 0) {
-		log_error("cannot reserve addresses (ulimit -v, or vm.overcommit_memory=2?), memory stays local");
+		log_error("cannot reserve addresses (ulimit -v, or vm.overcommit_memory=2?), "
+			  "memory stays local");
 		return rc;
 	}
 	rt->start_pages = RUNTIME_SHARE_START_PAGES;
@@ -387,9 +398,11 @@ FM_EXPORT void *fm_map(size_t bytes, size_t alignment)
 	struct runtime *rt = &fm_runtime;
 	/* Invariant 8: no thread of ours gets far-capable memory. */
 	FM_ASSERT(!runtime_thread_is_ours);
-	if (atomic_load_explicit(&rt->state, memory_order_acquire) == RUNTIME_CLOSED && fm_open() != 0)
+	if (atomic_load_explicit(&rt->state, memory_order_acquire) == RUNTIME_CLOSED &&
+		fm_open() != 0)
 		return NULL;
-	/* What would take the heap near its budget is registered from the start: it is handed out after. */
+	/* What would take the heap near its budget is registered from the start: it is handed out
+	 * after. */
 	uint64_t used = atomic_load_explicit(&rt->range.used_pages, memory_order_relaxed);
 	if (fm_unlikely(!runtime_running(rt) && used + bytes / FM_PAGE_SIZE > rt->start_pages)) {
 		runtime_start(rt);

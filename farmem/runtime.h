@@ -1,10 +1,12 @@
 /*
- * farmem/runtime.h: the runtime in the application's process: configuration, threads, start (DESIGN section 4).
+ * farmem/runtime.h: the runtime in the application's process: configuration, threads, start (DESIGN
+ * section 4).
  *
- * One instance per process. Life: fm_open (constructor) -> IDLE -> [heap nears its budget] -> STARTING -> RUNNING,
- * or OFF after a failure that was said in one line: then memory simply stays local.
- * Threads: main (agent socket, gauges), per stripe an evictor and its fault handlers. They share a descriptor table
- * of their own (unshare), block all signals, never touch far-capable memory and never call malloc (invariant 8).
+ * One instance per process. Life: fm_open (constructor) -> IDLE -> [heap nears its budget] ->
+ * STARTING -> RUNNING, or OFF after a failure that was said in one line: then memory simply stays
+ * local. Threads: main (agent socket, gauges), per stripe an evictor and its fault handlers. They
+ * share a descriptor table of their own (unshare), block all signals, never touch far-capable
+ * memory and never call malloc (invariant 8).
  */
 #ifndef FM_FARMEM_RUNTIME_H
 #define FM_FARMEM_RUNTIME_H
@@ -18,7 +20,13 @@
 
 #define RUNTIME_HANDLERS_MAX 8
 
-enum runtime_state { RUNTIME_CLOSED = 0, RUNTIME_IDLE, RUNTIME_STARTING, RUNTIME_RUNNING, RUNTIME_OFF };
+enum runtime_state {
+	RUNTIME_CLOSED = 0,
+	RUNTIME_IDLE,
+	RUNTIME_STARTING,
+	RUNTIME_RUNNING,
+	RUNTIME_OFF
+};
 
 struct runtime_handler {
 	struct runtime *runtime;
@@ -32,14 +40,14 @@ struct runtime {
 	struct fm_config config;
 	struct core core;
 	struct range range;
-	uint64_t start_pages;   /* handed out so much: start */
+	uint64_t start_pages; /* handed out so much: start */
 	uint32_t stripe_count, handlers_per_stripe;
 	struct uffd uffds[STRIPES_MAX];
 	struct stripe stripes[STRIPES_MAX];
 	struct stripe *stripe_list[STRIPES_MAX];
 	struct runtime_handler *handlers; /* stripe_count * handlers_per_stripe */
-	int agent_socket;       /* -1: none; runtime's main thread only */
-	int event;              /* eventfd that wakes the main thread */
+	int agent_socket;                 /* -1: none; runtime's main thread only */
+	int event;                        /* eventfd that wakes the main thread */
 	_Atomic uint64_t suspects[CATALOG_NODES_MAX / 64];
 	_Atomic uint32_t wanted_told;
 	char tree[64];
@@ -64,7 +72,8 @@ void runtime_thread_begin(const char *name);
 void runtime_publish_gauges(struct runtime *rt);
 
 /* ---- handler.c ---- */
-int handler_open(struct runtime *rt, struct runtime_handler *t, struct stripe *st, unsigned index) FM_MUST_USE;
+int handler_open(struct runtime *rt, struct runtime_handler *t, struct stripe *st,
+	unsigned index) FM_MUST_USE;
 int handler_start(struct runtime_handler *t) FM_MUST_USE;
 
 /* ---- agent_link.c ---- */
@@ -76,7 +85,8 @@ void agent_link_suspect(struct core *core, uint32_t node);
 void agent_link_wanted(struct core *core);
 
 /* ---- fork.c ---- */
-/* What a fork without exec meets: one clear line instead of wrong bytes. Called once, at fm_open. */
+/* What a fork without exec meets: one clear line instead of wrong bytes. Called once, at fm_open.
+ */
 void fork_guard_open(struct runtime *rt);
 
 /* ---- stats.c ---- */

@@ -1,5 +1,6 @@
 /*
- * farmem/span.h: the span word: 64 bits, the only truth about a span (DESIGN section 6; tests/model).
+ * farmem/span.h: the span word: 64 bits, the only truth about a span (DESIGN section 6;
+ * tests/model).
  *
  *        first touch           claim               seal                publish
  *   EMPTY ---------> NEAR ------------> EVICTING ---------> EVICTING ----------> FAR
@@ -13,24 +14,24 @@
  *   fault_zero             EMPTY -> FETCHING -> NEAR
  *   evict_take             NEAR -> EVICTING|TAKING -> EVICTING        gen + 1
  *   evict_seal             EVICTING -> EVICTING|SEALED
- *   evict_publish          EVICTING|SEALED -> FAR, or back to its old far copy when the bytes are unchanged
- *   fault_rescue           EVICTING[|SEALED] -> FETCHING -> NEAR
- *   fault_fetch            FAR -> FETCHING -> NEAR|HAS_FAR, or LOST beyond m losses
- *   purge_range            EMPTY, NEAR, EVICTING, FAR, LOST -> DROPPING -> EMPTY   gen + 1
- *   evict_wp (no MOVE)     EVICTING -> DROPPING -> FAR
+ *   evict_publish          EVICTING|SEALED -> FAR, or back to its old far copy when the bytes are
+ * unchanged fault_rescue           EVICTING[|SEALED] -> FETCHING -> NEAR fault_fetch            FAR
+ * -> FETCHING -> NEAR|HAS_FAR, or LOST beyond m losses purge_range            EMPTY, NEAR,
+ * EVICTING, FAR, LOST -> DROPPING -> EMPTY   gen + 1 evict_wp (no MOVE)     EVICTING -> DROPPING ->
+ * FAR
  *
  * What may be trusted:
  *   EMPTY     nothing is stored anywhere; the page reads as zeros.
- *   NEAR      the page is present. HAS_FAR: {ssid, pos} names a slot with a possible duplicate (its record's
- *             live bit is set); only a content hash says whether it still is one. HOT: skip it once.
- *   EVICTING  `ssid` is a staging slot. TAKING: the page is on its way there: wait. Not sealed: whoever takes
- *             the word out of this state owns the staging slot's old reference. SEALED: the evictor does.
- *   DROPPING  the claimer alone may touch the page; faults wait.
- *   FAR       {ssid, pos} holds the only copy. FETCHING: one thread brings the page in; others wait for it.
- * Every claim raises gen, so a stale compare-and-swap fails (ABA).
+ *   NEAR      the page is present. HAS_FAR: {ssid, pos} names a slot with a possible duplicate (its
+ * record's live bit is set); only a content hash says whether it still is one. HOT: skip it once.
+ *   EVICTING  `ssid` is a staging slot. TAKING: the page is on its way there: wait. Not sealed:
+ * whoever takes the word out of this state owns the staging slot's old reference. SEALED: the
+ * evictor does. DROPPING  the claimer alone may touch the page; faults wait. FAR       {ssid, pos}
+ * holds the only copy. FETCHING: one thread brings the page in; others wait for it. Every claim
+ * raises gen, so a stale compare-and-swap fails (ABA).
  *
- * Words are loaded with acquire and changed by CAS with acquire-release; partners are these same functions
- * in other threads, and the record published before its word (record.h).
+ * Words are loaded with acquire and changed by CAS with acquire-release; partners are these same
+ * functions in other threads, and the record published before its word (record.h).
  */
 #ifndef FM_FARMEM_SPAN_H
 #define FM_FARMEM_SPAN_H
@@ -94,7 +95,8 @@ static inline uint32_t span_ssid(struct span_word w)
 static inline struct span_word span_make(enum span_state state, uint32_t flags, uint32_t gen)
 {
 	return (struct span_word){((uint64_t)state << SPAN_STATE_SHIFT) |
-		((uint64_t)flags << SPAN_FLAGS_SHIFT) | ((uint64_t)(gen & 0xffff) << SPAN_GEN_SHIFT)};
+				  ((uint64_t)flags << SPAN_FLAGS_SHIFT) |
+				  ((uint64_t)(gen & 0xffff) << SPAN_GEN_SHIFT)};
 }
 
 /* The same word naming another place. */
@@ -105,7 +107,8 @@ static inline struct span_word span_at(struct span_word w, uint32_t ssid, uint32
 }
 
 /* The same place and gen in another state. */
-static inline struct span_word span_turned(struct span_word w, enum span_state state, uint32_t flags)
+static inline struct span_word span_turned(
+	struct span_word w, enum span_state state, uint32_t flags)
 {
 	return span_at(span_make(state, flags, span_gen(w)), span_ssid(w), span_pos(w));
 }
@@ -113,7 +116,7 @@ static inline struct span_word span_turned(struct span_word w, enum span_state s
 static inline bool span_holds_reference(struct span_word w)
 {
 	return span_state(w) == SPAN_FAR ||
-		(span_state(w) == SPAN_NEAR && (span_flags(w) & SPAN_HAS_FAR) != 0);
+	       (span_state(w) == SPAN_NEAR && (span_flags(w) & SPAN_HAS_FAR) != 0);
 }
 
 static inline struct span_word span_load(const _Atomic uint64_t *words, struct page_id page)

@@ -1,8 +1,10 @@
 /*
- * farmem/spanset.c: storing and fetching spansets; the only file that knows both codes and fabric (spanset.h).
+ * farmem/spanset.c: storing and fetching spansets; the only file that knows both codes and fabric
+ * (spanset.h).
  *
- * Callers: evict.c and repack.c store; fault.c and repack.c fetch. One spanset_io per thread, no locks here.
- * Order: regions of this thread; store; fetch: direct, degraded, progress; opening and closing.
+ * Callers: evict.c and repack.c store; fault.c and repack.c fetch. One spanset_io per thread, no
+ * locks here. Order: regions of this thread; store; fetch: direct, degraded, progress; opening and
+ * closing.
  */
 #include "farmem/spanset.h"
 
@@ -19,10 +21,14 @@
 #include "farmem/slot.h"
 #include "rpc/fabric.h"
 
-#define SPANSET_ATTACH_NS (100 * NS_PER_MS)   /* a connect or fence on a data path takes no longer */
-#define SPANSET_REGION_PAUSE_NS (100 * NS_PER_MS) /* between attempts at a node that did not answer */
-#define SPANSET_RETRY_NS (2 * NS_PER_MS)      /* between attempts of a fetch that found too few sources */
-#define SPANSET_GIVE_UP_NS (60 * NS_PER_S)    /* nodes neither answer nor are declared dead: SIGBUS */
+#define SPANSET_ATTACH_NS (100 * NS_PER_MS) /* a connect or fence on a data path takes no longer   \
+					     */
+#define SPANSET_REGION_PAUSE_NS                                                                    \
+	(100 * NS_PER_MS) /* between attempts at a node that did not answer */
+#define SPANSET_RETRY_NS                                                                           \
+	(2 * NS_PER_MS) /* between attempts of a fetch that found too few sources */
+#define SPANSET_GIVE_UP_NS (60 * NS_PER_S) /* nodes neither answer nor are declared dead: SIGBUS   \
+					    */
 #define SPANSET_SOFT_FLOOR_NS (250 * NS_PER_MS) /* a store is never late before this */
 #define SPANSET_STORE_ATTEMPTS 6
 #define SPANSET_QUARANTINE_MAX 8192
@@ -33,7 +39,8 @@
 #define SPANSET_NO_FETCH 0xff
 
 enum { TAG_DIRECT = 1, TAG_DEGRADED, TAG_STORE };
-#define TAG(kind, pos, index) (((uint64_t)(kind) << 56) | ((uint64_t)(pos) << 16) | (uint64_t)(index))
+#define TAG(kind, pos, index)                                                                      \
+	(((uint64_t)(kind) << 56) | ((uint64_t)(pos) << 16) | (uint64_t)(index))
 #define TAG_KIND(tag) ((unsigned)((tag) >> 56))
 #define TAG_POS(tag) ((unsigned)((tag) >> 16) & 0xff)
 #define TAG_INDEX(tag) ((unsigned)(tag)&0xffff)
@@ -62,10 +69,10 @@ struct spanset_io {
 	struct core *core;
 	struct spanset_io_options options;
 	struct fabric_queue *queue;
-	struct fabric_region **regions;               /* [group * EC_N_MAX + column] */
+	struct fabric_region **regions; /* [group * EC_N_MAX + column] */
 	uint64_t node_retry_ns[CATALOG_NODES_MAX];
 	struct spanset_fetch fetches[SPANSET_FETCH_MAX];
-	uint8_t next_in_read[SPANSET_FETCH_MAX];      /* fetches that share one read */
+	uint8_t next_in_read[SPANSET_FETCH_MAX]; /* fetches that share one read */
 	uint8_t begun[SPANSET_FETCH_MAX], done[SPANSET_FETCH_MAX];
 	unsigned begun_count, done_count, active_count, troubled_count;
 	uint32_t workspaces_used;
@@ -136,11 +143,13 @@ static bool spanset_column_lost(const struct core *core, uint32_t group, unsigne
 
 /* ---- store ---- */
 
-static void spanset_doubtful(struct spanset_io *io, struct group_id group, unsigned pos, uint32_t slot)
+static void spanset_doubtful(
+	struct spanset_io *io, struct group_id group, unsigned pos, uint32_t slot)
 {
 	slot_quarantine(io->core, group, pos, slot);
 	if (io->quarantine_count == SPANSET_QUARANTINE_MAX) {
-		log_ratelimited(LOG_WARN, "spanset: quarantine full, a slot stays unused group=%u", group.v);
+		log_ratelimited(LOG_WARN, "spanset: quarantine full, a slot stays unused group=%u",
+			group.v);
 		return;
 	}
 	io->quarantine[io->quarantine_count++] = (struct spanset_doubt){group.v, pos, slot};
@@ -175,7 +184,8 @@ static bool spanset_group_ready(struct spanset_io *io, uint32_t group)
 	return true;
 }
 
-/* Finds a group with room, widest codes first, and takes slots in it. -ENOSPC: more groups were asked for. */
+/* Finds a group with room, widest codes first, and takes slots in it. -ENOSPC: more groups were
+ * asked for. */
 static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *job)
 {
 	struct catalog_header *h = io->core->catalog.header;
@@ -254,7 +264,9 @@ static int spanset_post_run(struct spanset_io *io, struct fabric_region *region,
 	const struct iovec *iov, const uint32_t *slots, unsigned count)
 {
 	struct fabric_transfer t = {.offset = (uint64_t)slots[0] * FM_PAGE_SIZE,
-		.iov = iov, .iov_count = count, .tag = TAG(TAG_STORE, pos, 0),
+		.iov = iov,
+		.iov_count = count,
+		.tag = TAG(TAG_STORE, pos, 0),
 		.deadline_ns = io->job.deadline_ns};
 	int rc;
 	if (FAULT_POINT("spanset.store.post"))
@@ -279,11 +291,12 @@ static void spanset_post_column(struct spanset_io *io, unsigned pos)
 		return;
 	}
 	for (unsigned set = 0; set < job->sets; set++) {
-		const uint8_t *bytes = pos < job->g->k ? spanset_job_data(io, pos, set)
-						       : spanset_job_parity(io, pos - job->g->k, set);
+		const uint8_t *bytes = pos < job->g->k
+					       ? spanset_job_data(io, pos, set)
+					       : spanset_job_parity(io, pos - job->g->k, set);
 		iov[run++] = (struct iovec){(void *)(uintptr_t)bytes, FM_PAGE_SIZE};
 		bool ends = set + 1 == job->sets || slots[set + 1] != slots[set] + 1 ||
-			run == FABRIC_IOV_MAX;
+			    run == FABRIC_IOV_MAX;
 		if (!ends)
 			continue;
 		int rc = spanset_post_run(io, region, pos, iov, slots + set + 1 - run, run);
@@ -380,8 +393,8 @@ static void spanset_learn_deadline(struct spanset_io *io)
 	if (io->stores++ % 64 != 0)
 		return;
 	uint64_t usual = hist_quantile(&io->core->catalog.stats->store_ns, 0.99);
-	io->soft_deadline_ns = FM_MIN(
-		FM_MAX(3 * usual, SPANSET_SOFT_FLOOR_NS), io->options.store_deadline_ns);
+	io->soft_deadline_ns =
+		FM_MIN(FM_MAX(3 * usual, SPANSET_SOFT_FLOOR_NS), io->options.store_deadline_ns);
 }
 
 int spanset_store(struct spanset_io *io, struct spanset_item *items, unsigned count)
@@ -446,8 +459,12 @@ struct spanset_fetch *spanset_fetch_begin(
 		struct spanset_fetch *f = &io->fetches[i];
 		if (f->phase != FETCH_FREE)
 			continue;
-		*f = (struct spanset_fetch){.phase = FETCH_DIRECT, .page = page, .ssid = ssid,
-			.pos = pos, .begun_ns = clock_now_ns(), .workspace = -1,
+		*f = (struct spanset_fetch){.phase = FETCH_DIRECT,
+			.page = page,
+			.ssid = ssid,
+			.pos = pos,
+			.begun_ns = clock_now_ns(),
+			.workspace = -1,
 			.bytes = io->fetch_buffers + (size_t)i * FM_PAGE_SIZE};
 		io->begun[io->begun_count++] = (uint8_t)i;
 		io->active_count++;
@@ -481,23 +498,28 @@ static void spanset_fetch_wait(struct spanset_io *io, struct spanset_fetch *f, u
 	f->retry_ns = retry_ns;
 }
 
-static bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
-	const uint8_t *bytes)
+static bool spanset_piece_good(
+	struct spanset_io *io, const struct spanset_fetch *f, unsigned pos, const uint8_t *bytes)
 {
 	struct record r = record_at(io->core, f->ssid);
 	bool good = crc32c(bytes, FM_PAGE_SIZE) == record_crc(r, pos) &&
-		!FAULT_POINT("spanset.fetch.crc");
+		    !FAULT_POINT("spanset.fetch.crc");
 	if (!good) {
 		catalog_count(&io->core->catalog, crc_mismatches, 1);
-		log_ratelimited(LOG_WARN, "spanset: bytes fail their CRC, treated as an erasure node=%s",
-			io->core->catalog.nodes[io->core->catalog.groups[spanset_fetch_group(io, f)]
-							.columns[pos].node].name);
+		log_ratelimited(LOG_WARN,
+			"spanset: bytes fail their CRC, treated as an erasure node=%s",
+			io->core->catalog
+				.nodes[io->core->catalog.groups[spanset_fetch_group(io, f)]
+						.columns[pos]
+						.node]
+				.name);
 	}
 	return good;
 }
 
 /* Starts the degraded read at once. */
-static void spanset_fetch_troubled(struct spanset_io *io, struct spanset_fetch *f, bool own_bytes_bad)
+static void spanset_fetch_troubled(
+	struct spanset_io *io, struct spanset_fetch *f, bool own_bytes_bad)
 {
 	if (own_bytes_bad)
 		f->bad |= 1u << f->pos;
@@ -521,11 +543,12 @@ static void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, 
 }
 
 /* True when `b` lies right behind `a` in the same column. */
-static bool spanset_adjacent(struct spanset_io *io, const struct spanset_fetch *a, const struct spanset_fetch *b)
+static bool spanset_adjacent(
+	struct spanset_io *io, const struct spanset_fetch *a, const struct spanset_fetch *b)
 {
 	struct record ra = record_at(io->core, a->ssid), rb = record_at(io->core, b->ssid);
 	return a->pos == b->pos && spanset_fetch_group(io, a) == spanset_fetch_group(io, b) &&
-		record_slot(rb, b->pos) == record_slot(ra, a->pos) + 1;
+	       record_slot(rb, b->pos) == record_slot(ra, a->pos) + 1;
 }
 
 static void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count)
@@ -542,8 +565,10 @@ static void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, u
 	}
 	if (region != NULL && !FAULT_POINT("spanset.fetch.post")) {
 		uint32_t slot = record_slot(record_at(io->core, first->ssid), first->pos);
-		struct fabric_transfer t = {.offset = (uint64_t)slot * FM_PAGE_SIZE, .iov = iov,
-			.iov_count = count, .tag = TAG(TAG_DIRECT, 0, indexes[0]),
+		struct fabric_transfer t = {.offset = (uint64_t)slot * FM_PAGE_SIZE,
+			.iov = iov,
+			.iov_count = count,
+			.tag = TAG(TAG_DIRECT, 0, indexes[0]),
 			.deadline_ns = first->begun_ns + io->options.fetch_deadline_ns};
 		rc = fabric_post_read(region, &t);
 	}
@@ -556,7 +581,8 @@ void spanset_fetch_submit(struct spanset_io *io)
 	unsigned from = 0;
 	for (unsigned i = 1; i <= io->begun_count; i++) {
 		bool joins = i < io->begun_count && i - from < FABRIC_IOV_MAX &&
-			spanset_adjacent(io, &io->fetches[io->begun[i - 1]], &io->fetches[io->begun[i]]);
+			     spanset_adjacent(io, &io->fetches[io->begun[i - 1]],
+				     &io->fetches[io->begun[i]]);
 		if (joins)
 			continue;
 		spanset_post_direct(io, io->begun + from, i - from);
@@ -567,9 +593,11 @@ void spanset_fetch_submit(struct spanset_io *io)
 
 /* ---- degraded reads ---- */
 
-static uint8_t *spanset_workspace(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos)
+static uint8_t *spanset_workspace(
+	struct spanset_io *io, const struct spanset_fetch *f, unsigned pos)
 {
-	return io->workspaces + (size_t)f->workspace * SPANSET_WORKSPACE_BYTES + (size_t)pos * FM_PAGE_SIZE;
+	return io->workspaces + (size_t)f->workspace * SPANSET_WORKSPACE_BYTES +
+	       (size_t)pos * FM_PAGE_SIZE;
 }
 
 static bool spanset_take_workspace(struct spanset_io *io, struct spanset_fetch *f)
@@ -630,14 +658,16 @@ static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *
 	spanset_fetch_wait(io, f, clock_now_ns() + SPANSET_RETRY_NS);
 }
 
-static void spanset_degraded_post(struct spanset_io *io, struct spanset_fetch *f, unsigned pos, bool any)
+static void spanset_degraded_post(
+	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, bool any)
 {
 	uint32_t group = spanset_fetch_group(io, f);
 	struct fabric_region *region = spanset_region(io, group, pos, any);
 	if (region == NULL)
 		return;
 	struct iovec iov = {spanset_workspace(io, f, pos), FM_PAGE_SIZE};
-	struct fabric_transfer t = {.iov = &iov, .iov_count = 1,
+	struct fabric_transfer t = {.iov = &iov,
+		.iov_count = 1,
 		.offset = (uint64_t)record_slot(record_at(io->core, f->ssid), pos) * FM_PAGE_SIZE,
 		.tag = TAG(TAG_DEGRADED, pos, spanset_fetch_index(io, f)),
 		.deadline_ns = clock_now_ns() + io->options.fetch_deadline_ns};
@@ -647,7 +677,8 @@ static void spanset_degraded_post(struct spanset_io *io, struct spanset_fetch *f
 	f->pending_count++;
 }
 
-/* Asks for as many positions as are still missing: nodes that are up first, suspected ones if it must be. */
+/* Asks for as many positions as are still missing: nodes that are up first, suspected ones if it
+ * must be. */
 static void spanset_degraded_step(struct spanset_io *io, struct spanset_fetch *f)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
@@ -667,8 +698,8 @@ static void spanset_degraded_step(struct spanset_io *io, struct spanset_fetch *f
 }
 
 /*
- * A fetch that could not be read directly: tries the direct way again when its column is well (a node that was
- * merely restarted or slow), else reads around it.
+ * A fetch that could not be read directly: tries the direct way again when its column is well (a
+ * node that was merely restarted or slow), else reads around it.
  */
 static void spanset_fetch_retry(struct spanset_io *io, struct spanset_fetch *f)
 {
@@ -685,7 +716,8 @@ static void spanset_fetch_retry(struct spanset_io *io, struct spanset_fetch *f)
 	spanset_degraded_step(io, f);
 }
 
-static void spanset_degraded_done(struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status)
+static void spanset_degraded_done(
+	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
 	f->pending_count--;
@@ -747,10 +779,12 @@ struct spanset_fetch *spanset_fetch_poll(struct spanset_io *io, uint64_t until_n
 			return NULL;
 		unsigned count = fabric_poll(io->queue, c, SPANSET_COMPLETIONS);
 		if (count == 0 && until_ns > 0)
-			count = fabric_wait(io->queue, c, SPANSET_COMPLETIONS, FM_MIN(until_ns, next));
+			count = fabric_wait(
+				io->queue, c, SPANSET_COMPLETIONS, FM_MIN(until_ns, next));
 		for (unsigned i = 0; i < count; i++)
 			spanset_completion(io, &c[i]);
-		if (count == 0 && io->done_count == 0 && (until_ns == 0 || clock_now_ns() >= until_ns))
+		if (count == 0 && io->done_count == 0 &&
+			(until_ns == 0 || clock_now_ns() >= until_ns))
 			return NULL;
 	}
 }
@@ -769,7 +803,8 @@ unsigned spanset_fetches(const struct spanset_io *io)
 
 /* ---- opening and closing ---- */
 
-int spanset_io_open(struct core *core, const struct spanset_io_options *options, struct spanset_io **io)
+int spanset_io_open(
+	struct core *core, const struct spanset_io_options *options, struct spanset_io **io)
 {
 	struct fabric_queue_options queue_options = {
 		.depth = FABRIC_DEPTH_MAX, .spin_ns = options->spin_ns};

@@ -1,15 +1,19 @@
 /*
- * farmem/spanset.h: storing and fetching spansets: the joint between ec/ and rpc/fabric (DESIGN section 7).
+ * farmem/spanset.h: storing and fetching spansets: the joint between ec/ and rpc/fabric (DESIGN
+ * section 7).
  *
- * A struct spanset_io belongs to one runtime thread: its fabric queue, its connections, its buffers.
+ * A struct spanset_io belongs to one runtime thread: its fabric queue, its connections, its
+ * buffers.
  *
- * Store: a batch of pages becomes ceil(count/k) spansets of one group, column-major: neighbours in the batch become
- * neighbours in one column, so that a batch is one write per column and read-ahead is one read. All k+m writes of
- * every spanset are acknowledged before spanset_store returns 0 (invariant 1). A write that fails or is late sends
- * the whole batch to another group; doubtful slots go to quarantine until a fence (invariant 3).
+ * Store: a batch of pages becomes ceil(count/k) spansets of one group, column-major: neighbours in
+ * the batch become neighbours in one column, so that a batch is one write per column and read-ahead
+ * is one read. All k+m writes of every spanset are acknowledged before spanset_store returns 0
+ * (invariant 1). A write that fails or is late sends the whole batch to another group; doubtful
+ * slots go to quarantine until a fence (invariant 3).
  *
- * Fetch: one one-sided read, CRC; anything wrong with it turns into a degraded read: any k other positions, each
- * checked, one span decoded (invariant 4). A fetch in flight is pinned by its reference's live bit (record.h R2).
+ * Fetch: one one-sided read, CRC; anything wrong with it turns into a degraded read: any k other
+ * positions, each checked, one span decoded (invariant 4). A fetch in flight is pinned by its
+ * reference's live bit (record.h R2).
  */
 #ifndef FM_FARMEM_SPANSET_H
 #define FM_FARMEM_SPANSET_H
@@ -17,8 +21,8 @@
 #include "farmem/core.h"
 
 #define SPANSET_BATCH_PAGES 64
-#define SPANSET_FETCH_MAX 64     /* fetches in flight per thread */
-#define SPANSET_DEGRADED_MAX 8   /* of them decoding at a time; others wait */
+#define SPANSET_FETCH_MAX 64   /* fetches in flight per thread */
+#define SPANSET_DEGRADED_MAX 8 /* of them decoding at a time; others wait */
 
 struct spanset_item {
 	uint32_t page;        /* becomes the owner of its position */
@@ -34,11 +38,11 @@ struct spanset_fetch {
 	uint32_t page;
 	struct ssid ssid;
 	uint32_t pos;
-	uint64_t user;        /* the caller's */
+	uint64_t user; /* the caller's */
 	uint64_t begun_ns, degraded_ns, retry_ns;
-	int status;           /* when done: 0, or -EIO: beyond m losses */
+	int status; /* when done: 0, or -EIO: beyond m losses */
 	bool was_degraded;
-	uint8_t *bytes;       /* FM_PAGE_SIZE, valid until spanset_fetch_end */
+	uint8_t *bytes; /* FM_PAGE_SIZE, valid until spanset_fetch_end */
 	/* degraded read */
 	uint32_t posted, good, bad; /* bit masks over positions */
 	uint32_t pending_count;
@@ -54,27 +58,30 @@ struct spanset_io_options {
 	bool stores; /* needs parity buffers */
 };
 
-int spanset_io_open(struct core *core, const struct spanset_io_options *options, struct spanset_io **io)
-	FM_MUST_USE;
+int spanset_io_open(struct core *core, const struct spanset_io_options *options,
+	struct spanset_io **io) FM_MUST_USE;
 void spanset_io_close(struct spanset_io *io);
 
 /*
- * count 1..SPANSET_BATCH_PAGES. 0: every item has its place, records are STABLE with all positions live, nothing
- * names them yet: the caller publishes words or clears live bits. -ENOSPC: no group has room now (more were asked
- * for); -EIO: every group tried failed; -ENOMEM: record table full. On an error nothing stays behind.
+ * count 1..SPANSET_BATCH_PAGES. 0: every item has its place, records are STABLE with all positions
+ * live, nothing names them yet: the caller publishes words or clears live bits. -ENOSPC: no group
+ * has room now (more were asked for); -EIO: every group tried failed; -ENOMEM: record table full.
+ * On an error nothing stays behind.
  */
 int spanset_store(struct spanset_io *io, struct spanset_item *items, unsigned count) FM_MUST_USE;
 /* The group the last store went to (tests, repack). */
 struct group_id spanset_last_group(const struct spanset_io *io);
-/* Between batches: fences broken regions whose node is up again and frees the quarantine behind them. */
+/* Between batches: fences broken regions whose node is up again and frees the quarantine behind
+ * them. */
 void spanset_io_maintain(struct spanset_io *io);
 /* Slots in this io's quarantine (tests: none leak). */
 unsigned spanset_quarantined(const struct spanset_io *io);
-void spanset_quarantine_at(
-	const struct spanset_io *io, unsigned index, uint32_t *group, uint32_t *pos, uint32_t *slot);
+void spanset_quarantine_at(const struct spanset_io *io, unsigned index, uint32_t *group,
+	uint32_t *pos, uint32_t *slot);
 
 /* A free fetch, or NULL when all are in use. Nothing is posted before spanset_fetch_submit. */
-struct spanset_fetch *spanset_fetch_begin(struct spanset_io *io, uint32_t page, struct ssid ssid, uint32_t pos);
+struct spanset_fetch *spanset_fetch_begin(
+	struct spanset_io *io, uint32_t page, struct ssid ssid, uint32_t pos);
 /* Posts what was begun since the last call; neighbours in a column go as one read. */
 void spanset_fetch_submit(struct spanset_io *io);
 /* The next finished fetch, waiting until until_ns (0: not at all), or NULL. */

@@ -1,16 +1,18 @@
 /*
- * farmem/stripe.h: one stripe of the far range: its pager (one userfaultfd), its staging ring, its evictor.
+ * farmem/stripe.h: one stripe of the far range: its pager (one userfaultfd), its staging ring, its
+ * evictor.
  *
- * The range is dealt to stripes in 64 MiB blocks. Used by fault.c (handlers), evict.c (the evictor), purge.c
- * (application threads), repack.c (on the evictor's thread).
+ * The range is dealt to stripes in 64 MiB blocks. Used by fault.c (handlers), evict.c (the
+ * evictor), purge.c (application threads), repack.c (on the evictor's thread).
  *
  * Staging ring, slots in order:
  *
- *      free      |  taken out, may be rescued  |  sealed, stored, published  |  waits for readers  |   free
- *              take_at                      store_at                      retire_at            (ring end)
- *   retire_at <= store_at <= take_at, all counting up; slot number = counter % staging_slots.
+ *      free      |  taken out, may be rescued  |  sealed, stored, published  |  waits for readers
+ * |   free take_at                      store_at                      retire_at            (ring
+ * end) retire_at <= store_at <= take_at, all counting up; slot number = counter % staging_slots.
  *
- * Locks: take_lock (spin, held for microseconds): take_at and the clock hand. Handlers only ever try it.
+ * Locks: take_lock (spin, held for microseconds): take_at and the clock hand. Handlers only ever
+ * try it.
  */
 #ifndef FM_FARMEM_STRIPE_H
 #define FM_FARMEM_STRIPE_H
@@ -28,8 +30,9 @@
 /* Written by the taker before the word names the slot; constant until the slot is reused. */
 struct stage_slot {
 	uint32_t page;
-	_Atomic uint32_t gone;       /* its page was moved back out */
-	_Atomic uint64_t reference;  /* ssid | pos << 32 of the page's old duplicate, or STAGE_NO_REFERENCE */
+	_Atomic uint32_t gone; /* its page was moved back out */
+	_Atomic uint64_t
+		reference; /* ssid | pos << 32 of the page's old duplicate, or STAGE_NO_REFERENCE */
 };
 
 struct stage_segment {
@@ -41,7 +44,7 @@ struct stage_segment {
 struct stripe {
 	struct core *core;
 	struct pager *pager;
-	uint32_t index, stripes;      /* this one, of how many */
+	uint32_t index, stripes; /* this one, of how many */
 	/* staging */
 	struct stage_slot *slots;
 	_Atomic uint64_t take_at;
@@ -51,15 +54,15 @@ struct stripe {
 	/* clock hand, under take_lock */
 	_Atomic uint32_t take_lock;
 	uint32_t hand;
-	_Atomic uint32_t pages_end;   /* pages below it have ever been handed out */
+	_Atomic uint32_t pages_end; /* pages below it have ever been handed out */
 	/* evictor */
 	struct spanset_io *io;
 	struct epoch_thread epoch;
-	_Atomic uint32_t wake;        /* futex; raised to call the evictor */
+	_Atomic uint32_t wake; /* futex; raised to call the evictor */
 	_Atomic uint32_t sleeping;
-	_Atomic uint32_t full;        /* nodes have no room: first touches follow --on-full */
+	_Atomic uint32_t full; /* nodes have no room: first touches follow --on-full */
 	uint64_t next_upkeep_ns;
-	uint32_t repack_at;           /* next record to look at */
+	uint32_t repack_at; /* next record to look at */
 	/* Makes blocks the hand meets evictable (range.c); NULL: all are. False: nothing there. */
 	bool (*prepare_block)(struct stripe *st, uint32_t page);
 	void *owner;
@@ -78,8 +81,8 @@ static inline uint8_t *stripe_staged_bytes(const struct stripe *st, uint32_t slo
 /* Pages kept free for fetches: the evictor works ahead to have them. */
 static inline int64_t stripe_reserve(const struct stripe *st)
 {
-	int64_t limit = (int64_t)atomic_load_explicit(
-		&st->core->budget.limit_pages, memory_order_relaxed);
+	int64_t limit =
+		(int64_t)atomic_load_explicit(&st->core->budget.limit_pages, memory_order_relaxed);
 	int64_t reserve = limit / 32;
 	return reserve < 64 ? 64 : reserve > 1024 ? 1024 : reserve;
 }
@@ -88,16 +91,19 @@ static inline int64_t stripe_reserve(const struct stripe *st)
 int stripe_open(struct stripe *st) FM_MUST_USE;
 void stripe_close(struct stripe *st);
 /*
- * Takes up to `pages` cold pages out into staging, in at most `runs` address-contiguous runs, looking at no more
- * than `scan` words. Returns how many were taken. `wait`: spin for the lock, else give up when it is held.
+ * Takes up to `pages` cold pages out into staging, in at most `runs` address-contiguous runs,
+ * looking at no more than `scan` words. Returns how many were taken. `wait`: spin for the lock,
+ * else give up when it is held.
  */
 unsigned evict_take(struct stripe *st, unsigned pages, unsigned runs, unsigned scan, bool wait);
 /*
- * Sends one clean page back to its far copy by a hash and without I/O, through the caller's own staging slot (one
- * of those behind the ring). For a fetch that finds no room (DESIGN section 7). False: none found nearby.
+ * Sends one clean page back to its far copy by a hash and without I/O, through the caller's own
+ * staging slot (one of those behind the ring). For a fetch that finds no room (DESIGN section 7).
+ * False: none found nearby.
  */
 bool evict_drop_clean(struct stripe *st, uint32_t slot);
-/* One round of the evictor: takes, stores, reclaims as the budget needs. True when there was work. */
+/* One round of the evictor: takes, stores, reclaims as the budget needs. True when there was work.
+ */
 bool evict_round(struct stripe *st);
 /* Taken and not yet looked at again. */
 static inline uint64_t evict_staged(const struct stripe *st)
@@ -106,7 +112,8 @@ static inline uint64_t evict_staged(const struct stripe *st)
 }
 /* Called by whoever uses up room: wakes the evictor if it sleeps and is needed. */
 void evict_call(struct stripe *st);
-/* The reference an EVICTING word's staging slot keeps goes to the caller, who took the word out of EVICTING unsealed. */
+/* The reference an EVICTING word's staging slot keeps goes to the caller, who took the word out of
+ * EVICTING unsealed. */
 static inline uint64_t stage_reference(const struct stripe *st, uint32_t slot)
 {
 	return atomic_load_explicit(&st->slots[slot].reference, memory_order_acquire);
@@ -114,8 +121,9 @@ static inline uint64_t stage_reference(const struct stripe *st, uint32_t slot)
 
 /* ---- purge.c ---- */
 /*
- * The program gives pages back: [page, +count) of registered memory become EMPTY, near, staged and far copies are
- * dropped; they read as zeros afterwards. Any thread, also the program's own. stripes: all of them.
+ * The program gives pages back: [page, +count) of registered memory become EMPTY, near, staged and
+ * far copies are dropped; they read as zeros afterwards. Any thread, also the program's own.
+ * stripes: all of them.
  */
 void purge_range(struct stripe *const *stripes, uint32_t page, uint32_t count);
 

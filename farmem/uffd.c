@@ -1,10 +1,11 @@
 /*
  * farmem/uffd.c: the pager over userfaultfd. The only file that issues UFFDIO ioctls.
  *
- * Callers: runtime.c opens and registers; handler.c reads; fault.c, evict.c, purge.c through pager->ops.
- * Kernel traps met here (MEASURED.md): COPY and MOVE give EAGAIN while the address space changes: again; MOVE gives
- * EBUSY for shared or pinned pages and EINVAL for mlocked ones: the caller leaves them; EEXIST in staging: the slot
- * holds bytes nobody owns: dropped, once more. Debian 12's headers are 6.1: newer constants are spelled out here.
+ * Callers: runtime.c opens and registers; handler.c reads; fault.c, evict.c, purge.c through
+ * pager->ops. Kernel traps met here (MEASURED.md): COPY and MOVE give EAGAIN while the address
+ * space changes: again; MOVE gives EBUSY for shared or pinned pages and EINVAL for mlocked ones:
+ * the caller leaves them; EEXIST in staging: the slot holds bytes nobody owns: dropped, once more.
+ * Debian 12's headers are 6.1: newer constants are spelled out here.
  */
 #include "farmem/uffd.h"
 
@@ -71,12 +72,14 @@ static uint64_t uffd_u64(const void *address)
 
 /* ---- operations ---- */
 
-static int uffd_move(struct uffd *u, uint8_t *to, const uint8_t *from, uint64_t bytes, uint64_t *moved)
+static int uffd_move(
+	struct uffd *u, uint8_t *to, const uint8_t *from, uint64_t bytes, uint64_t *moved)
 {
 	unsigned again = 0;
 	*moved = 0;
 	while (*moved < bytes) {
-		struct uffd_move m = {.dst = uffd_u64(to) + *moved, .src = uffd_u64(from) + *moved,
+		struct uffd_move m = {.dst = uffd_u64(to) + *moved,
+			.src = uffd_u64(from) + *moved,
 			.len = bytes - *moved};
 		if (ioctl(u->fd, UFFD_MOVE_IOCTL, &m) == 0) {
 			*moved = bytes;
@@ -114,7 +117,8 @@ static int uffd_take(struct pager *p, uint32_t page, uint32_t count, uint32_t sl
 	*done = 0;
 	if (FAULT_POINT("uffd.take"))
 		return -EBUSY;
-	int rc = uffd_move(u, staged, uffd_address(u, page), (uint64_t)count * FM_PAGE_SIZE, &moved);
+	int rc =
+		uffd_move(u, staged, uffd_address(u, page), (uint64_t)count * FM_PAGE_SIZE, &moved);
 	if (rc == -EEXIST) {
 		rc = uffd_drop_memory(staged + moved, (uint64_t)count * FM_PAGE_SIZE - moved);
 		uint64_t rest = 0;
@@ -148,13 +152,15 @@ static void uffd_wake(struct pager *p, uint32_t page, uint32_t count)
 	(void)ioctl(u->fd, UFFDIO_WAKE, &r);
 }
 
-static int uffd_copy(struct uffd *u, uint64_t page, const uint8_t *bytes, uint64_t length, uint64_t *copied)
+static int uffd_copy(
+	struct uffd *u, uint64_t page, const uint8_t *bytes, uint64_t length, uint64_t *copied)
 {
 	unsigned again = 0;
 	*copied = 0;
 	while (*copied < length) {
 		struct uffdio_copy c = {.dst = uffd_u64(uffd_address(u, page)) + *copied,
-			.src = uffd_u64(bytes) + *copied, .len = length - *copied};
+			.src = uffd_u64(bytes) + *copied,
+			.len = length - *copied};
 		if (ioctl(u->fd, UFFDIO_COPY, &c) == 0) {
 			*copied = length;
 			break;
@@ -205,7 +211,8 @@ static int uffd_protect(struct pager *p, uint32_t page, uint32_t count, bool on)
 	return -EAGAIN;
 }
 
-/* process_vm_readv, not memcpy: no thread of ours ever faults on far-capable memory (invariant 8). */
+/* process_vm_readv, not memcpy: no thread of ours ever faults on far-capable memory (invariant 8).
+ */
 static int uffd_read_pages(struct pager *p, uint32_t page, uint32_t count, uint8_t *bytes)
 {
 	size_t length = (size_t)count * FM_PAGE_SIZE;

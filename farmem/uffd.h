@@ -29,11 +29,14 @@ struct uffd_fault {
 
 /* 0, -EPERM (no right to handle the kernel's faults), -ENOSYS. */
 int uffd_probe(struct uffd_features *features) FM_MUST_USE;
-/* range: address of page 0. moves: use MOVE (the kernel has it). Descriptors are opened on the calling thread. */
+/* range: address of page 0. moves: use MOVE (the kernel has it). Descriptors are opened on the
+ * calling thread. */
 int uffd_open(struct uffd *u, uint8_t *range, uint32_t staging_slots, bool moves) FM_MUST_USE;
-/* Registers pages; from now on missing ones fault to this uffd. Also MADV_DONTFORK: a child must not read zeros. */
+/* Registers pages; from now on missing ones fault to this uffd. Also MADV_DONTFORK: a child must
+ * not read zeros. */
 int uffd_register(struct uffd *u, uint64_t page, uint64_t count) FM_MUST_USE;
-/* The kernel's madvise itself: the name may lead to the malloc front's, which would come back to us. 0 or -errno. */
+/* The kernel's madvise itself: the name may lead to the malloc front's, which would come back to
+ * us. 0 or -errno. */
 int uffd_advise(void *memory, uint64_t bytes, int advice) FM_MUST_USE;
 /* Reads waiting faults, never blocks. Returns how many, or -errno. */
 int uffd_read(struct uffd *u, struct uffd_fault *faults, unsigned most);

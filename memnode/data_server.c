@@ -42,6 +42,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "memnode/data_connection.h"
+#include "rpc/spin.h"
 
 #define UNATTACHED_NS (5 * NS_PER_S)
 #define STALLED_NS (30 * NS_PER_S)
@@ -381,17 +382,19 @@ static void *thread_main(void *argument)
 	struct data_thread *thread = argument;
 	struct data_server *server = thread->server;
 	struct epoll_event events[EVENTS_MAX];
-	uint64_t active_ns = 0, tick_ns = clock_now_ns();
+	struct spin spin = {0};
+	uint64_t now = clock_now_ns(), tick_ns = now, spin_until_ns = 0;
 	while (!atomic_load_explicit(&server->stopping, memory_order_acquire)) {
-		uint64_t now = clock_now_ns();
-		bool spinning = now - active_ns < server->spin_ns;
+		const bool spinning = now < spin_until_ns;
 		int n = epoll_wait(thread->epoll, events, EVENTS_MAX,
 			spinning ? 0 : (int)(TICK_NS / NS_PER_MS));
 		for (int i = 0; i < n; i++)
 			thread_handle(thread, events[i].data.u64);
 		now = clock_now_ns();
+		if (spinning && (n > 0 || now >= spin_until_ns))
+			spin_note(&spin, n > 0);
 		if (n > 0)
-			active_ns = now;
+			spin_until_ns = spin_is_worth_it(&spin) ? now + server->spin_ns : 0;
 		if (now - tick_ns >= TICK_NS) {
 			tick_ns = now;
 			thread_tick(thread, now);

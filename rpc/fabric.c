@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "rpc/fabric_provider.h"
+#include "rpc/spin.h"
 
 /* With operations pending at more than one provider, each sleeps at most so long before the other's
  * turn. */
@@ -43,6 +44,7 @@ union fabric_cell {
 
 struct fabric_queue {
 	uint64_t spin_ns;
+	struct spin spin;
 	uint32_t depth;
 	uint32_t in_flight;
 	uint32_t pending[FABRIC_PROVIDERS_MAX]; /* posted, not completed */
@@ -261,12 +263,21 @@ unsigned fabric_wait(struct fabric_queue *queue, struct fabric_completion *compl
 	if (count || max == 0 || queue->in_flight == 0)
 		return count;
 	uint64_t now = clock_now_ns();
-	const uint64_t spin_until = now + queue->spin_ns;
+	const bool spin = queue->spin_ns && spin_is_worth_it(&queue->spin);
+	const uint64_t spin_until = spin ? now + queue->spin_ns : now;
+	while (now < until_ns && now < spin_until) {
+		fm_cpu_relax();
+		count = fabric_poll(queue, completions, max);
+		if (count || queue->in_flight == 0) {
+			spin_note(&queue->spin, true);
+			return count;
+		}
+		now = clock_now_ns();
+	}
+	if (spin)
+		spin_note(&queue->spin, false);
 	while (now < until_ns) {
-		if (now >= spin_until)
-			queue_sleep(queue, until_ns);
-		else
-			fm_cpu_relax();
+		queue_sleep(queue, until_ns);
 		count = fabric_poll(queue, completions, max);
 		if (count || queue->in_flight == 0)
 			break;

@@ -408,7 +408,7 @@ static void evict_drop_retired(struct stripe *st)
 static bool evict_make_room(struct stripe *st)
 {
 	struct catalog_header *h = st->core->catalog.header;
-	bool out_of_memory = atomic_load(&h->agent_state) == 2;
+	bool out_of_memory = atomic_load(&h->agent_state) == 2 || core_far_limited(st->core);
 	unsigned freed = record_reclaim(st->core);
 	freed += repack_drop_retained(st, 4 * SPANSET_BATCH_PAGES);
 	freed += record_reclaim(st->core);
@@ -470,7 +470,12 @@ static bool evict_settle_one(struct stripe *st, uint32_t page, uint32_t slot)
 		return true;
 	}
 	rc = st->pager->ops->give_back(st->pager, slot, page);
-	FM_ASSERT_EQ(rc, 0);
+	if (rc != 0) { /* MOVE may refuse at any time: a copy does as well */
+		rc = st->pager->ops->install(st->pager, page, stripe_staged_bytes(st, slot));
+		FM_ASSERT_EQ(rc, 0);
+		rc = st->pager->ops->drop_staging(st->pager, slot, 1);
+		FM_ASSERT_EQ(rc, 0);
+	}
 	evict_unclaim(st, page, slot);
 	return false;
 }

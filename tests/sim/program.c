@@ -220,8 +220,8 @@ void sim_program_main(void *argument)
 	for (;;) {
 		program_park();
 		if (sim.purge_all && number == 0 && !sim.programs_done) {
-			for (uint32_t i = 0; i < sim.scenario.pages; i += 64)
-				program_purge(i, 64);
+			for (uint32_t i = 0; i < sim.scenario.pages; i += 50)
+				program_purge(i, 50);
 			sim.programs_done = true;
 		}
 		if (sim.steps_done >= sim.steps) {

@@ -34,7 +34,7 @@ static const char *const bug_names[BUG_COUNT] = {
 
 /* What most scenarios share: 4+2, 256 pages near, some 500 far. */
 #define SIM_USUAL                                                                                  \
-	.k = 4, .m = 2, .hosts_spare = 2, .stripes = 1, .handlers = 1, .programs = 3, .pages = 700,  \
+	.k = 4, .m = 2, .hosts_spare = 2, .stripes = 1, .handlers = 1, .programs = 3, /* a multiple of 100 */ .pages = 700,  \
 	.budget_pages = 256, .retain_pages = 256, .region_slots = 64, .node_regions = 24,            \
 	.records_max = 4096, .on_full = ON_FULL_WAIT, .latency_ns = 5000, .purges = true
 

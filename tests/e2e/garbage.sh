@@ -24,5 +24,4 @@ for i in "${!NODE_PID[@]}"; do
 done
 puppet_end || fail "the client ended with status $?"
 went_far far
-stat_zero "$T/far.stats" degraded_reads
 e2e_end

@@ -27,8 +27,8 @@ sqlite)
 perl)
 	need perl
 	export PERL_HASH_SEED=0
-	run_native native 60 perl "$E2E_DIR/perl_hash.pl" 400000 || fail "perl fails without farmem"
-	start_far far perl "$E2E_DIR/perl_hash.pl" 400000
+	run_native native 60 perl "$E2E_DIR/perl_hash.pl" 200000 || fail "perl fails without farmem"
+	start_far far perl "$E2E_DIR/perl_hash.pl" 200000
 	wait_line 100 "$T/far.err" 'filled half'
 	kill_a_node 0
 	wait_line 100 "$T/far.err" 'changed half'

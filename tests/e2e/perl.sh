@@ -4,9 +4,9 @@
 e2e_begin 180 "$@"
 need perl
 export PERL_HASH_SEED=0
-run_native native 60 perl "$E2E_DIR/perl_hash.pl" 400000 || fail "perl fails without farmem"
+run_native native 60 perl "$E2E_DIR/perl_hash.pl" 200000 || fail "perl fails without farmem"
 nodes_start
-run_far far 150 perl "$E2E_DIR/perl_hash.pl" 400000 || fail "perl ended with status $?"
+run_far far 150 perl "$E2E_DIR/perl_hash.pl" 200000 || fail "perl ended with status $?"
 same "$T/native.out" "$T/far.out"
 went_far far
 e2e_end

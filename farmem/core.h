@@ -110,6 +110,13 @@ static inline int64_t budget_room(const struct core *core)
 /* Follows a share (--local 25%) as the program grows and shrinks; called by the evictor. */
 void budget_update(struct core *core);
 
+/* --far-limit is reached: no more groups. */
+static inline bool core_far_limited(const struct core *core)
+{
+	return core->config.far_bytes != 0 &&
+	       atomic_load(&core->catalog.stats->far_capacity_bytes) >= core->config.far_bytes;
+}
+
 /* ---- epoch.c ---- */
 struct epoch_thread {
 	struct catalog_thread *line;

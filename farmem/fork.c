@@ -41,7 +41,10 @@ static void fork_child(void)
 {
 	struct runtime *rt = fork_runtime;
 	struct range *r = &rt->range;
-	if (!runtime_running(rt))
+	uint32_t state = atomic_load(&rt->state);
+	if (state == RUNTIME_STARTING || state == RUNTIME_READY)
+		atomic_store(&rt->state, RUNTIME_OFF); /* its threads are not here */
+	if (state != RUNTIME_RUNNING)
 		return; /* nothing registered: an ordinary copy */
 	uint32_t fresh_end = atomic_load(&r->fresh_end);
 	fork_fill_hole(r, fresh_end, r->pages);

@@ -79,12 +79,33 @@ int runtime_thread_start(void *(*run)(void *), void *argument)
 	return -rc;
 }
 
+static void runtime_set_state(struct runtime *rt, enum runtime_state state)
+{
+	atomic_store_explicit(&rt->state, state, memory_order_release);
+	futex_wake(&rt->state, INT32_MAX);
+}
+
+/* On the first evictor's thread: registers what is not handed out yet, once the heap is large
+ * enough. */
+static void runtime_register(struct runtime *rt)
+{
+	if (atomic_load_explicit(&rt->state, memory_order_relaxed) != RUNTIME_READY ||
+		!atomic_load(&rt->register_wanted))
+		return;
+	int rc = range_start(&rt->range, &rt->core, rt->uffds, rt->stripe_count);
+	if (rc != 0)
+		log_error("cannot register memory (%s), it stays local", strerrordesc_np(-rc));
+	runtime_set_state(rt, rc == 0 ? RUNTIME_RUNNING : RUNTIME_OFF);
+}
+
 static void *runtime_evictor_main(void *argument)
 {
 	struct stripe *st = argument;
 	struct range *range = st->owner;
 	runtime_thread_begin("farmem-evict");
 	for (;;) {
+		if (st->index == 0)
+			runtime_register(&fm_runtime);
 		atomic_store_explicit(&st->pages_end,
 			atomic_load_explicit(&range->used_pages, memory_order_acquire),
 			memory_order_release);
@@ -265,11 +286,8 @@ static int runtime_build(struct runtime *rt)
 		rc = runtime_open_stripe(rt, i, moves);
 	if (rc == 0)
 		rc = runtime_open_handlers(rt);
-	/* From registration on faults come: the handlers must be there. */
 	if (rc == 0)
 		rc = runtime_start_threads(rt);
-	if (rc == 0)
-		rc = range_start(&rt->range, &rt->core, rt->uffds, rt->stripe_count);
 	if (rc != 0)
 		log_error("cannot start far memory (%s), memory stays local", strerrordesc_np(-rc));
 	return rc;
@@ -289,17 +307,21 @@ void runtime_publish_gauges(struct runtime *rt)
 	s->budget_bytes = atomic_load(&b->limit_pages) * FM_PAGE_SIZE;
 }
 
-static void runtime_set_state(struct runtime *rt, enum runtime_state state)
+/*
+ * Until memory handed out is registered from the start, or that has failed. Milliseconds: the
+ * descriptors are the runtime's, so an evictor does it (runtime_register).
+ */
+static void runtime_wait_registered(struct runtime *rt)
 {
-	atomic_store_explicit(&rt->state, state, memory_order_release);
-	futex_wake(&rt->state, INT32_MAX);
-}
-
-/* Until memory handed out is registered from the start, or the start has failed. Milliseconds. */
-static void runtime_wait_started(struct runtime *rt)
-{
-	while (atomic_load_explicit(&rt->state, memory_order_acquire) == RUNTIME_STARTING)
-		(void)futex_wait(&rt->state, RUNTIME_STARTING, UINT64_MAX);
+	atomic_store(&rt->register_wanted, 1);
+	for (;;) {
+		uint32_t state = atomic_load_explicit(&rt->state, memory_order_acquire);
+		if (state == RUNTIME_READY)
+			evict_call(&rt->stripes[0]);
+		else if (state != RUNTIME_STARTING)
+			return;
+		(void)futex_wait(&rt->state, state, NS_PER_MS);
+	}
 }
 
 /* Nobody to lend memory: better over budget than stuck. */
@@ -320,14 +342,13 @@ static void *runtime_main(void *argument)
 		runtime_set_state(rt, RUNTIME_OFF);
 		return NULL;
 	}
-	range_measure_fresh(&rt->range);
-	runtime_set_state(rt, RUNTIME_RUNNING);
+	runtime_set_state(rt, RUNTIME_READY);
 	if (agent_link_open(rt) != 0)
 		runtime_stay_local(rt);
 	for (;;) {
 		agent_link_turn(rt, RUNTIME_TURN_MS);
 		uint64_t now = clock_now_ns();
-		if (now >= next_measure) {
+		if (now >= next_measure && runtime_running(rt)) {
 			range_measure_fresh(&rt->range);
 			next_measure = clock_now_ns() + 20 * (clock_now_ns() - now);
 		}
@@ -365,8 +386,11 @@ int runtime_open(struct runtime *rt)
 		return rc;
 	}
 	rt->start_pages = RUNTIME_SHARE_START_PAGES;
-	if (rt->config.local.permille == 0)
-		rt->start_pages = rt->config.local.bytes / FM_PAGE_SIZE * 7 / 10;
+	rt->register_pages = RUNTIME_SHARE_START_PAGES;
+	if (rt->config.local.permille == 0) {
+		rt->start_pages = rt->config.local.bytes / FM_PAGE_SIZE / 2;
+		rt->register_pages = rt->config.local.bytes / FM_PAGE_SIZE * 9 / 10;
+	}
 	rt->agent_socket = -1;
 	const char *tree = getenv("FARMEM_TREE");
 	const char *stats = getenv("FARMEM_STATS_FILE");
@@ -404,9 +428,11 @@ FM_EXPORT void *fm_map(size_t bytes, size_t alignment)
 	/* What would take the heap near its budget is registered from the start: it is handed out
 	 * after. */
 	uint64_t used = atomic_load_explicit(&rt->range.used_pages, memory_order_relaxed);
-	if (fm_unlikely(!runtime_running(rt) && used + bytes / FM_PAGE_SIZE > rt->start_pages)) {
+	used += bytes / FM_PAGE_SIZE;
+	if (fm_unlikely(!runtime_running(rt) && used > rt->start_pages)) {
 		runtime_start(rt);
-		runtime_wait_started(rt);
+		if (used > rt->register_pages)
+			runtime_wait_registered(rt);
 	}
 	return range_alloc(&rt->range, bytes, alignment);
 }

@@ -24,7 +24,8 @@ enum runtime_state {
 	RUNTIME_CLOSED = 0,
 	RUNTIME_IDLE,
 	RUNTIME_STARTING,
-	RUNTIME_RUNNING,
+	RUNTIME_READY,   /* threads and agent are there; memory is still ordinary */
+	RUNTIME_RUNNING, /* what is handed out now is registered */
 	RUNTIME_OFF
 };
 
@@ -40,7 +41,9 @@ struct runtime {
 	struct fm_config config;
 	struct core core;
 	struct range range;
-	uint64_t start_pages; /* handed out so much: start */
+	uint64_t start_pages;    /* handed out so much: start threads and agent */
+	uint64_t register_pages; /* so much: what follows is registered from the start */
+	_Atomic uint32_t register_wanted;
 	uint32_t stripe_count, handlers_per_stripe;
 	struct uffd uffds[STRIPES_MAX];
 	struct stripe stripes[STRIPES_MAX];

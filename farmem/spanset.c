@@ -21,16 +21,19 @@
 #include "farmem/slot.h"
 #include "rpc/fabric.h"
 
-#define SPANSET_ATTACH_NS (100 * NS_PER_MS) /* a connect or fence on a data path takes no longer   \
-					     */
+#define SPANSET_ATTACH_NS                                                                          \
+	(100 * NS_PER_MS) /* a connect or fence on a data path takes no longer                     \
+			   */
 #define SPANSET_REGION_PAUSE_NS                                                                    \
 	(100 * NS_PER_MS) /* between attempts at a node that did not answer */
 #define SPANSET_RETRY_NS                                                                           \
 	(2 * NS_PER_MS) /* between attempts of a fetch that found too few sources */
-#define SPANSET_GIVE_UP_NS (60 * NS_PER_S) /* nodes neither answer nor are declared dead: SIGBUS   \
-					    */
+#define SPANSET_GIVE_UP_NS                                                                         \
+	(60 * NS_PER_S) /* nodes neither answer nor are declared dead: SIGBUS                      \
+			 */
 #define SPANSET_SOFT_FLOOR_NS (250 * NS_PER_MS) /* a store is never late before this */
 #define SPANSET_STORE_ATTEMPTS 6
+#define SPANSET_UPKEEP_STORES 16
 #define SPANSET_QUARANTINE_MAX 8192
 #define SPANSET_COMPLETIONS 64
 #define SPANSET_REGIONS_BYTES (CATALOG_GROUPS_MAX * EC_N_MAX * sizeof(struct fabric_region *))
@@ -184,6 +187,17 @@ static bool spanset_group_ready(struct spanset_io *io, uint32_t group)
 	return true;
 }
 
+static void spanset_want_group(struct spanset_io *io)
+{
+	struct catalog_header *h = io->core->catalog.header;
+	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
+	if (core_far_limited(io->core))
+		return;
+	atomic_store_explicit(&h->groups_wanted, count + 1, memory_order_release);
+	if (io->core->report_wanted)
+		io->core->report_wanted(io->core);
+}
+
 /* Finds a group with room, widest codes first, and takes slots in it. -ENOSPC: more groups were
  * asked for. */
 static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *job)
@@ -207,9 +221,7 @@ static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *j
 			return 0;
 		}
 	}
-	atomic_store_explicit(&h->groups_wanted, count + 1, memory_order_release);
-	if (io->core->report_wanted)
-		io->core->report_wanted(io->core);
+	spanset_want_group(io);
 	return -ENOSPC;
 }
 
@@ -387,11 +399,29 @@ static void spanset_store_publish(struct spanset_io *io)
 	io->last_group = job->group;
 }
 
+/* Asks for another group while there is still room for a while, so that no batch ever waits for
+ * one. */
+static void spanset_look_ahead(struct spanset_io *io)
+{
+	const struct catalog_header *h = io->core->catalog.header;
+	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
+	uint64_t free_pages = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		const struct catalog_group *g = &io->core->catalog.groups[i];
+		if (atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_OPEN)
+			free_pages +=
+				(uint64_t)g->k * (g->slot_count - atomic_load(&g->used_slots));
+	}
+	if (free_pages * FM_PAGE_SIZE < h->region_bytes)
+		spanset_want_group(io);
+}
+
 /* "Late" is three times what is usual, within the configured deadline (DESIGN section 7). */
 static void spanset_learn_deadline(struct spanset_io *io)
 {
-	if (io->stores++ % 64 != 0)
+	if (io->stores++ % SPANSET_UPKEEP_STORES != 0)
 		return;
+	spanset_look_ahead(io);
 	uint64_t usual = hist_quantile(&io->core->catalog.stats->store_ns, 0.99);
 	io->soft_deadline_ns =
 		FM_MIN(FM_MAX(3 * usual, SPANSET_SOFT_FLOOR_NS), io->options.store_deadline_ns);

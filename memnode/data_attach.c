@@ -74,18 +74,15 @@ uint16_t data_check(const struct data_connection *c, const struct wire_header *r
 	return lease_valid(handle->lease, handle->epoch) ? WIRE_STATUS_OK : WIRE_STATUS_ACCESS;
 }
 
-bool data_touch_all(struct data_connection *c)
+void data_touch_all(struct data_connection *c)
 {
-	uint32_t valid_count = 0;
 	for (uint32_t i = 0; i < c->handles_count; i++) {
 		const struct data_handle *h = &c->handles[i];
 		if (!h->lease || !lease_enter(h->lease, h->epoch))
 			continue;
 		lease_touch(h->lease);
 		lease_put(h->lease);
-		valid_count++;
 	}
-	return valid_count || !c->handles_used;
 }
 
 void data_detach_all(struct data_connection *c)

@@ -94,8 +94,8 @@ void data_detach(struct data_connection *connection, uint32_t handle);
 /* For READ and WRITE: finds the handle and checks the range. */
 uint16_t data_check(const struct data_connection *connection, const struct wire_header *request,
 	struct data_handle *handle);
-/* Marks every lease attached as alive; false when there were some and none is valid any more. */
-bool data_touch_all(struct data_connection *connection);
+/* Marks every lease attached as alive. */
+void data_touch_all(struct data_connection *connection);
 void data_detach_all(struct data_connection *connection);
 
 /* data_tcp.c, data_shm.c: the socket may be readable (or writable). false: close the connection. */

@@ -23,18 +23,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -42,6 +37,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "memnode/data_connection.h"
+#include "memnode/data_listen.h"
 #include "rpc/spin.h"
 
 #define UNATTACHED_NS (5 * NS_PER_S)
@@ -356,10 +352,11 @@ static void thread_tick(struct data_thread *thread, uint64_t now_ns)
 			bool overdue = connection_overdue(c, now_ns);
 			/* An shm client's reads and writes do not pass here: being connected is its
 			 * traffic. */
-			bool gone = c->transport == WIRE_SHM && !data_touch_all(c);
+			if (c->transport == WIRE_SHM)
+				data_touch_all(c);
 			if (overdue)
 				data_count(&thread->counters.dropped_count, 1);
-			if (overdue || gone || c->cut)
+			if (overdue || c->cut)
 				connection_close(c);
 		}
 		pthread_mutex_unlock(&c->mutex);
@@ -411,98 +408,23 @@ static int epoll_add(int epoll, int fd, uint32_t event_data)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
-/* "host:port" or "[v6]:port" in two parts. */
-static int split_address(const char *text, char host[256], const char **port)
+/* Of a call that answers with a descriptor or -errno. */
+static int keep_descriptor(int result, int *descriptor)
 {
-	const char *colon = strrchr(text, ':');
-	if (!colon || !colon[1] || (size_t)(colon - text) >= 256)
-		return -EINVAL;
-	size_t length = (size_t)(colon - text);
-	if (length >= 2 && text[0] == '[' && text[length - 1] == ']') {
-		text++;
-		length -= 2;
-	}
-	memcpy(host, text, length);
-	host[length] = '\0';
-	*port = colon + 1;
+	if (result < 0)
+		return result;
+	*descriptor = result;
 	return 0;
-}
-
-static int listen_on(const struct addrinfo *info)
-{
-	int one = 1;
-	int fd = socket(info->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, info->ai_addr, info->ai_addrlen) || listen(fd, 512)) {
-		int r = -errno;
-		close(fd);
-		return r;
-	}
-	return fd;
-}
-
-static int server_listen_tcp(struct data_server *server, const char *address)
-{
-	struct addrinfo hints = {.ai_family = AF_UNSPEC,
-		.ai_socktype = SOCK_STREAM,
-		.ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-	struct addrinfo *info;
-	struct sockaddr_storage bound;
-	socklen_t length = sizeof(bound);
-	char host[256];
-	const char *port;
-	int r = split_address(address, host, &port);
-	if (r)
-		return r;
-	if (getaddrinfo(host[0] ? host : NULL, port, &hints, &info))
-		return -EADDRNOTAVAIL;
-	server->tcp = listen_on(info);
-	freeaddrinfo(info);
-	if (server->tcp < 0)
-		return server->tcp;
-	if (getsockname(server->tcp, (struct sockaddr *)&bound, &length))
-		return -errno;
-	server->port =
-		ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-						  : ((struct sockaddr_in *)&bound)->sin_port);
-	return 0;
-}
-
-/* Does somebody answer at this socket file? */
-static bool unix_is_alive(const struct sockaddr_un *address)
-{
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	bool alive =
-		fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
-				   errno == EAGAIN || errno == EPROTOTYPE);
-	if (fd >= 0)
-		close(fd);
-	return alive;
 }
 
 static int server_listen_unix(struct data_server *server, const char *path)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct stat st;
-	if (!*path || strlen(path) >= sizeof(address.sun_path))
-		return -EINVAL;
-	memcpy(address.sun_path, path, strlen(path) + 1);
-	if (lstat(path, &st) == 0) {
-		if (!S_ISSOCK(st.st_mode) || unix_is_alive(&address))
-			return -EADDRINUSE;
-		if (unlink(path))
-			return -errno;
-	}
-	server->unix_socket = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (server->unix_socket < 0)
-		return -errno;
-	if (bind(server->unix_socket, (struct sockaddr *)&address, sizeof(address)))
-		return -errno;
-	memcpy(server->unix_path, path, strlen(path) + 1);
+	int r = keep_descriptor(data_listen_unix(path), &server->unix_socket);
+	if (r)
+		return r;
+	memcpy(server->unix_path, path, strlen(path) + 1); /* data_listen_unix checked its length */
 	lease_table_share(server->table);
-	return listen(server->unix_socket, 512) ? -errno : 0;
+	return 0;
 }
 
 static int server_start_thread(struct data_server *server, unsigned index)
@@ -571,7 +493,8 @@ int data_server_open(const struct data_server_options *options, struct data_serv
 	server->threads_count = threads;
 	int r = server->stop < 0 || server->spare < 0 ? -EMFILE : 0;
 	if (!r && options->tcp_address && *options->tcp_address)
-		r = server_listen_tcp(server, options->tcp_address);
+		r = keep_descriptor(
+			data_listen_tcp(options->tcp_address, &server->port), &server->tcp);
 	if (!r && options->unix_path && *options->unix_path)
 		r = server_listen_unix(server, options->unix_path);
 	if (!r)

@@ -281,6 +281,39 @@ TEST(memory_the_machine_does_not_give_leaves_nothing_booked)
 	CHECK_EQ(lease_reserve(table, alice, MIB, &a), 0);
 }
 
+TEST(huge_pages_are_used_when_there_are_any_and_never_handed_out)
+{
+	struct fabric_capability a, b;
+	struct lease_table_options options = {.memory_bytes = 64 * MIB, .huge_pages = true};
+	static uint8_t bytes[3000];
+	struct lease *lease;
+	begin(&options);
+	CHECK_EQ(lease_reserve(table, alice, 4 * MIB, &a), 0);
+	CHECK_EQ(lease_get(table, &a, &lease), 0);
+	for (uint64_t i = 0; i < 4 * MIB; i++)
+		CHECK_EQ(lease_memory(lease)[i], 0);
+	memset(bytes, 5, sizeof(bytes));
+	CHECK_EQ(lease_store(lease, 4 * MIB - sizeof(bytes), bytes, sizeof(bytes)), 0);
+	CHECK_EQ(lease_memory(lease)[4 * MIB - 1], 5);
+	CHECK_EQ(lease_memory(lease)[4 * MIB - sizeof(bytes) - 1], 0);
+	int fd = lease_memfd(lease);
+	bool hugetlb = fd == -EOPNOTSUPP;
+	CHECK(fd >= 0 || hugetlb);
+	CHECK(!hugetlb || usage().huge_pages);
+	lease_put(lease);
+	CHECK_EQ(lease_fence(table, &a, &b), 0);
+	CHECK_EQ(lease_release(table, &b), 0);
+	/* with an shm data server: only what write(2) can write */
+	lease_table_share(table);
+	CHECK_EQ(lease_reserve(table, alice, 4 * MIB, &a), 0);
+	CHECK_EQ(lease_get(table, &a, &lease), 0);
+	CHECK_LE(0, lease_memfd(lease));
+	CHECK_EQ(pwrite(lease_memfd(lease), bytes, sizeof(bytes), 1), sizeof(bytes));
+	CHECK_EQ(lease_memory(lease)[1], 5);
+	lease_put(lease);
+	printf("    (hugetlb pages: %s)\n", hugetlb ? "yes" : "none here");
+}
+
 struct race {
 	struct fabric_capability capability;
 	_Atomic bool stop;

@@ -104,6 +104,27 @@ static int read_source(
 	return rc;
 }
 
+/* An event that fell outside the load was not measured: better no picture than one that shows
+ * nothing. */
+static int check_events(const struct timeline *timeline)
+{
+	double end_s = timeline->load[timeline->load_count - 1].end_s;
+
+	for (unsigned i = 0; i < timeline->event_count; i++) {
+		const struct event *event = &timeline->events[i];
+
+		if (event->at_s >= DIP_BEFORE_S && event->at_s <= end_s - DIP_BEFORE_S)
+			continue;
+		fprintf(stderr,
+			"farmem-demo-timeline: %s came at %.1f s of a load of %.1f s: the machine "
+			"is too "
+			"busy\n",
+			event->text, event->at_s, end_s);
+		return -ERANGE;
+	}
+	return 0;
+}
+
 static int draw(const struct timeline *timeline, const char *path)
 {
 	FILE *out = fopen(path, "we");
@@ -128,6 +149,8 @@ int main(int argc, char **argv)
 	if (read_source(&timeline, argv[1], timeline_read_load) < 0 ||
 		read_source(&timeline, argv[2], timeline_read_far) < 0 ||
 		read_source(&timeline, argv[3], timeline_read_events) < 0)
+		return 1;
+	if (check_events(&timeline) < 0)
 		return 1;
 	print_rows(&timeline);
 	printf("\n");

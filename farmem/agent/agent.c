@@ -3,15 +3,15 @@
  *
  *     spawner forked -> agent.sock listening -> "ready" -> loop -> (nobody left) -> end
  *
- * One thread. Everything is an event: a descriptor (epoll), or time (the tick). gRPC's answers come through
- * a descriptor too. Nothing here blocks, except the last moments, which nobody waits for.
+ * One thread. Everything is an event: a descriptor (epoll), or time (the tick). gRPC's answers come
+ * through a descriptor too. Nothing here blocks, except the last moments, which nobody waits for.
  *
  * Invariants
  *   1. The spawner is forked before gRPC starts (at the first HELLO).
- *   2. The agent ends only while it holds the tree's lock and no connection is waiting: whoever connects
- *      later finds nobody and starts another agent, whoever connected before is served.
- *   3. A signal ends the agent without giving leases back: a program that still runs keeps its memory; its
- *      nodes live until it is gone.
+ *   2. The agent ends only while it holds the tree's lock and no connection is waiting: whoever
+ *      connects later finds nobody and starts another agent, whoever connected before is served.
+ *   3. A signal ends the agent without giving leases back: a program that still runs keeps its
+ *      memory; its nodes live until it is gone.
  */
 #include "farmem/agent/agent.h"
 
@@ -162,6 +162,9 @@ static bool agent_is_idle(const struct agent *agent, uint64_t now_ns)
 {
 	if (agent->idle_since_ns == 0)
 		return false;
+	for (unsigned i = 0; i < agent->runtimes_count; i++)
+		if (now_ns < agent->runtimes[i]->fresh_until_ns)
+			return false; /* its HELLO may be on the way */
 	uint64_t idle_ns = now_ns - agent->idle_since_ns;
 	if (!agent->begun)
 		return idle_ns >= AGENT_FIRST_NS;

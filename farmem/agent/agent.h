@@ -75,6 +75,7 @@ struct agent_member {
 	uint64_t avoid_until_ns;  /* refused a reservation */
 	bool avoid_busy;          /* not for want of memory */
 	unsigned refusals;        /* in a row */
+	unsigned parity_count;    /* parity columns it was given, ever */
 	unsigned keepalive_cursor;
 	/* leases to give back */
 	struct fabric_capability *releases;
@@ -82,7 +83,7 @@ struct agent_member {
 	bool release_running;
 	/* embedded */
 	struct agent_source ready_pipe;
-	char dir[MAILBOX_TREE_DIR_MAX + 16];
+	char dir[MAILBOX_TREE_DIR_MAX + 32];
 	bool process_running;
 	uint64_t started_ns, restart_ns; /* restart_ns: when to start it again, or 0 */
 	unsigned deaths;                 /* in a row, each soon after its start */
@@ -118,9 +119,10 @@ struct agent_runtime {
 	bool attached; /* HELLO was good: the catalog is mapped */
 	bool gone;     /* its connection has ended; freed with its last attempt */
 	bool tell_nodes, tell_groups;
-	bool asked;  /* WANT_GROUPS is not answered yet */
-	bool full;   /* was told that no node can lend more */
-	bool refill; /* groups_fill is due: the loop does it */
+	bool asked;              /* WANT_GROUPS is not answered yet */
+	bool full;               /* was told that no node can lend more */
+	uint64_t fresh_until_ns; /* has not said yet what it is: the agent does not end on it */
+	bool refill;             /* groups_fill is due: the loop does it */
 	unsigned attempts_running;
 	int64_t pid;
 	uint8_t client[CTL_CLIENT_BYTES];
@@ -155,7 +157,7 @@ struct agent {
 	struct agent_runtime *runtimes[AGENT_RUNTIMES_MAX];
 	unsigned runtimes_count;
 	unsigned processes_running; /* embedded nodes */
-	unsigned placement;         /* grows with each group: rotates positions over nodes */
+	unsigned placement;         /* grows with each group: rotates data positions over nodes */
 };
 
 /* ---- agent.c ---- */

@@ -11,6 +11,7 @@
  *      stopped or starved process, loses no byte (agent_nodes.c asks process_running).
  *   2. A restarted node is another node: new incarnation, new index.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -33,7 +34,8 @@
 #define JOIN_NS (10 * NS_PER_S)  /* for the first start, on a busy machine */
 #define REJOIN_NS (2 * NS_PER_S) /* for a restart */
 #define STOP_NS (3 * NS_PER_S)   /* from SIGTERM to SIGKILL, and again to giving up */
-#define LENT_PERMILLE 900        /* of the machine, by all nodes together */
+#define DIRS_MAX 1000
+#define LENT_PERMILLE 900 /* of the machine, by all nodes together */
 
 /* farmem-memnode: beside our program, or where an installation has it. */
 static int memnode_find(const struct agent *agent, char *path, size_t size)
@@ -210,27 +212,32 @@ void embedded_event(struct agent_source *source, uint32_t events)
 		close(fd);
 }
 
-/*
- * A directory nobody serves: after a crash of an earlier agent its nodes may live on for their clients'
- * sake, and hold the lock of theirs.
- */
+/* Does a living node serve this directory? It holds the lock there. */
+static bool dir_is_taken(const char *tree_dir, const char *name)
+{
+	char lock[MAILBOX_TREE_DIR_MAX + 300];
+	snprintf(lock, sizeof lock, "%s/%s/lock", tree_dir, name);
+	int fd = open(lock, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	bool taken = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0;
+	if (fd >= 0)
+		close(fd);
+	return taken;
+}
+
+/* A directory nobody serves: after a crash of an earlier agent its nodes may live on for their
+ * clients' sake. */
 static int member_take_dir(struct agent_member *member, unsigned *number)
 {
-	for (; *number < 1000; ++*number) {
-		char lock[sizeof member->dir + 8];
-		snprintf(
-			member->dir, sizeof member->dir, "%s/node-%u", member->agent->dir, *number);
-		snprintf(lock, sizeof lock, "%s/lock", member->dir);
+	for (; *number < DIRS_MAX; ++*number) {
+		char name[24];
+		snprintf(name, sizeof name, "node-%u", *number);
+		snprintf(member->dir, sizeof member->dir, "%s/%s", member->agent->dir, name);
 		if (mkdir(member->dir, 0700) != 0 && errno != EEXIST)
 			return -errno;
-		int fd = open(lock, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-		bool taken = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0;
-		if (fd >= 0)
-			close(fd);
-		if (!taken) {
-			++*number;
-			return 0;
-		}
+		if (dir_is_taken(member->agent->dir, name))
+			continue;
+		++*number;
+		return 0;
 	}
 	return -EBUSY;
 }
@@ -284,22 +291,35 @@ static void await_ends(struct agent *agent, uint64_t until_ns)
 	}
 }
 
-void embedded_end(struct agent *agent)
+/* Directories of our nodes, and of an earlier agent's that have ended since; living ones keep theirs. */
+static void remove_dirs(const struct agent *agent)
 {
 	static const char *const files[] = {"ctl.sock", "data.sock", "lock"};
+	DIR *tree = opendir(agent->dir);
+	const struct dirent *entry;
+	while (tree != NULL && (entry = readdir(tree)) != NULL) {
+		char path[MAILBOX_TREE_DIR_MAX + 300];
+		if (strncmp(entry->d_name, "node-", 5) != 0 ||
+			dir_is_taken(agent->dir, entry->d_name))
+			continue;
+		for (unsigned f = 0; f < FM_ARRAY_COUNT(files); f++) {
+			snprintf(
+				path, sizeof path, "%s/%s/%s", agent->dir, entry->d_name, files[f]);
+			unlink(path);
+		}
+		snprintf(path, sizeof path, "%s/%s", agent->dir, entry->d_name);
+		rmdir(path);
+	}
+	if (tree != NULL)
+		closedir(tree);
+}
+
+void embedded_end(struct agent *agent)
+{
 	agent->stopping = true; /* nothing is started again */
 	signal_all(agent, SIGTERM);
 	await_ends(agent, clock_now_ns() + STOP_NS);
 	signal_all(agent, SIGKILL);
 	await_ends(agent, clock_now_ns() + STOP_NS);
-	for (unsigned i = 0; i < agent->members_count; i++) {
-		const char *dir = agent->members[i].dir;
-		char path[sizeof agent->members[i].dir + 16];
-		for (unsigned f = 0; f < FM_ARRAY_COUNT(files) && dir[0] != '\0'; f++) {
-			snprintf(path, sizeof path, "%s/%s", dir, files[f]);
-			unlink(path);
-		}
-		if (dir[0] != '\0')
-			rmdir(dir);
-	}
+	remove_dirs(agent);
 }

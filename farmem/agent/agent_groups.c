@@ -12,8 +12,8 @@
  * while m stays as it was: a full cluster takes less, it does not become less safe.
  *
  * Invariants
- *   1. The columns of a group are on different hosts. Among hosts the least leased come first; which
- *      of them gets which position rotates, so that parity does not gather on one.
+ *   1. The columns of a group are on different hosts. Among hosts the least leased come first; of
+ *      these, parity goes to those that have had the least of it, and data positions rotate.
  *   2. A group is shown only when all its columns are held and none of its nodes went down meanwhile.
  *   3. A lease that is held and not shown is given back, also after its runtime has gone.
  *   4. Each refusal keeps its member out for a while, so attempts come to an end.
@@ -478,24 +478,39 @@ static void attempt_progress(struct attempt *attempt)
 	attempt_end(attempt);
 }
 
+static int parity_compare(const void *a, const void *b)
+{
+	const struct candidate *x = a, *y = b;
+	if (x->member->parity_count != y->member->parity_count)
+		return x->member->parity_count < y->member->parity_count ? -1 : 1;
+	return x->member->index < y->member->index ? -1 : 1;
+}
+
+/* Takes the first k + m candidates of the plan; their order is ours to change. */
 static void attempt_start(
-	struct agent_runtime *runtime, const struct plan *plan, const struct option_code *code)
+	struct agent_runtime *runtime, struct plan *plan, const struct option_code *code)
 {
 	struct agent *agent = runtime->source.agent;
 	struct attempt *attempt = calloc(1, sizeof *attempt);
-	unsigned n = code->k + code->m, turn = agent->placement++;
+	struct candidate *chosen = plan->candidates;
+	unsigned k = code->k, m = code->m, turn = agent->placement++;
 	if (attempt == NULL)
 		return;
 	attempt->runtime = runtime;
 	attempt->bytes = runtime->region_bytes;
-	attempt->k = (uint8_t)code->k;
-	attempt->m = (uint8_t)code->m;
+	attempt->k = (uint8_t)k;
+	attempt->m = (uint8_t)m;
 	runtime->attempts_running++;
-	for (unsigned p = 0; p < n; p++)
+	for (unsigned p = 0; p < k + m; p++)
 		attempt->columns[p].attempt = attempt;
+	qsort(chosen, k + m, sizeof chosen[0], parity_compare);
 	attempt->pending = 1; /* so that no early answer ends it */
-	for (unsigned p = 0; p < n; p++)
-		column_start(&attempt->columns[p], plan->candidates[(p + turn) % n].member);
+	for (unsigned p = 0; p < k; p++)
+		column_start(&attempt->columns[p], chosen[m + (p + turn) % k].member);
+	for (unsigned p = 0; p < m; p++) {
+		chosen[p].member->parity_count++;
+		column_start(&attempt->columns[k + p], chosen[p].member);
+	}
 	if (--attempt->pending == 0)
 		attempt_progress(attempt);
 }

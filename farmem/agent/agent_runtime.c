@@ -244,6 +244,7 @@ static int handle_stats(struct agent_runtime *runtime)
 {
 	if (runtime->text != NULL)
 		return -EPROTO; /* one question at a time */
+	runtime->fresh_until_ns = 0;
 	runtime->text = stats_text(runtime->source.agent);
 	if (runtime->text == NULL)
 		return -ENOMEM;
@@ -330,6 +331,7 @@ void runtime_accept(struct agent_source *listener, uint32_t events)
 		return;
 	}
 	runtime->source.ready = runtime_ready;
+	runtime->fresh_until_ns = clock_now_ns() + AGENT_LINGER_NS;
 	if (agent_watch(agent, &runtime->source, fd) != 0) {
 		close(fd);
 		free(runtime);

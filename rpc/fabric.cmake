@@ -8,6 +8,7 @@ foreach(provider shm tcp)
 	set_tests_properties(fabric_test@${provider} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120)
 endforeach()
 
+fm_test(fabric_tcp_test SOURCES fabric_tcp_test.c DEPS fabric base)
 fm_test(wire_test SOURCES wire_test.c DEPS fabric base LABELS unit)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	fm_test(wire_fuzz SOURCES wire_fuzz.c wire.c DEPS base LABELS fuzz

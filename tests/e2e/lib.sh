@@ -83,7 +83,9 @@ e2e_begin() {
 	need_built farmem farmem-agent farmem-memnode libfarmem-malloc.so
 }
 
-e2e_procs() { "$TOOL" procs "FM_E2E_ID=$FM_E2E_ID"; }
+# Ours, by environment; or by a path below $T among the arguments, for what programs start that clear or write over
+# their environment (redis). The tool names that path too, so it is left out.
+e2e_procs() { "$TOOL" procs "FM_E2E_ID=$FM_E2E_ID" "$FARMEM_DIR/" | grep -v ' e2e_tool$'; }
 
 e2e_cleanup() {
 	local status=$? pid name

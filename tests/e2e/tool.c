@@ -222,14 +222,15 @@ static int throw_command(char **words, int count)
 	return 0;
 }
 
-static bool environment_has(const char *pid, const char *wanted)
+/* Strings of /proc/PID/FILE: one equal to `wanted`, or with `part` in it. */
+static bool process_has(const char *pid, const char *file, const char *wanted, const char *part)
 {
 	static char text[ENVIRONMENT_BYTES_MAX];
 	char path[64];
 	ssize_t bytes;
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/%.20s/environ", pid);
+	snprintf(path, sizeof(path), "/proc/%.20s/%.20s", pid, file);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
@@ -239,7 +240,7 @@ static bool environment_has(const char *pid, const char *wanted)
 		return false;
 	text[bytes] = '\0';
 	for (const char *at = text; at < text + bytes; at += strlen(at) + 1)
-		if (strcmp(at, wanted) == 0)
+		if ((wanted && strcmp(at, wanted) == 0) || (part && strstr(at, part)))
 			return true;
 	return false;
 }
@@ -265,7 +266,8 @@ static int procs_command(char **words, int count)
 	(void)count;
 	while (directory && (entry = readdir(directory)))
 		if (atoi(entry->d_name) > 0 && atoi(entry->d_name) != getpid() &&
-			environment_has(entry->d_name, words[0]))
+			(process_has(entry->d_name, "environ", words[0], NULL) ||
+				process_has(entry->d_name, "cmdline", NULL, words[1])))
 			procs_print(entry->d_name);
 	if (directory)
 		closedir(directory);
@@ -303,7 +305,7 @@ static const struct {
 	{"ports", 1, ports_command},
 	{"lines", 3, lines_command},
 	{"throw", 3, throw_command},
-	{"procs", 1, procs_command},
+	{"procs", 2, procs_command},
 	{"uffd", 0, uffd_command},
 	{"limit", 2, limit_command},
 };

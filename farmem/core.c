@@ -86,3 +86,29 @@ void budget_update(struct core *core)
 	atomic_store_explicit(
 		&b->retain_pages, budget_share(&core->config.retain, limit), memory_order_relaxed);
 }
+
+void core_want_group(struct core *core)
+{
+	struct catalog_header *h = core->catalog.header;
+	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
+	if (core_far_limited(core))
+		return;
+	atomic_store_explicit(&h->groups_wanted, count + 1, memory_order_release);
+	if (core->report_wanted)
+		core->report_wanted(core);
+}
+
+void core_look_ahead(struct core *core)
+{
+	const struct catalog_header *h = core->catalog.header;
+	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
+	uint64_t free_pages = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		const struct catalog_group *g = &core->catalog.groups[i];
+		if (atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_OPEN)
+			free_pages +=
+				(uint64_t)g->k * (g->slot_count - atomic_load(&g->used_slots));
+	}
+	if (free_pages * FM_PAGE_SIZE < h->region_bytes)
+		core_want_group(core);
+}

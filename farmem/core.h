@@ -117,6 +117,11 @@ static inline bool core_far_limited(const struct core *core)
 	       atomic_load(&core->catalog.stats->far_capacity_bytes) >= core->config.far_bytes;
 }
 
+/* Asks the agent for one more group than there are (not past --far-limit). Never blocks. */
+void core_want_group(struct core *core);
+/* Asks while there is still room for a while, so that no batch ever waits for a group. */
+void core_look_ahead(struct core *core);
+
 /* ---- epoch.c ---- */
 struct epoch_thread {
 	struct catalog_thread *line;

@@ -533,9 +533,7 @@ bool evict_round(struct stripe *st)
 	if (lacking <= 0)
 		return false;
 	if (atomic_load(&st->core->catalog.header->groups_count) == 0) {
-		atomic_store(&st->core->catalog.header->groups_wanted, 1);
-		if (st->core->report_wanted)
-			st->core->report_wanted(st->core);
+		core_want_group(st->core);
 		return false;
 	}
 	int64_t staged = (int64_t)evict_staged(st);

@@ -20,7 +20,8 @@
 #include "farmem/runtime.h"
 
 #define HANDLER_READ_MAX 8u
-#define HANDLER_YIELD_NS (20 * NS_PER_US) /* pending faults wait for others: let them run */
+#define HANDLER_PATIENCE_NS (200 * NS_PER_US)
+#define HANDLER_PENDING_NS (300 * NS_PER_US)
 
 static void handler_report_loss(struct fault_handler *h, uint32_t page, uint32_t group)
 {
@@ -82,20 +83,42 @@ static void handler_pin(unsigned index)
 	}
 }
 
+/*
+ * Something is on its way. A read takes microseconds: spin. Faults that wait for others let them
+ * run, and when it takes longer (a dead node, nodes out of room) the handler sleeps between looks.
+ */
+static void handler_wait(struct runtime_handler *t, uint64_t *since_ns)
+{
+	uint64_t now = clock_now_ns();
+	bool fetches = spanset_fetches(t->fault.io) > 0;
+	if (*since_ns == 0)
+		*since_ns = now;
+	bool early = now - *since_ns < HANDLER_PATIENCE_NS;
+	if (early && fetches)
+		fm_cpu_relax();
+	else if (early)
+		clock_pause(now + HANDLER_PATIENCE_NS);
+	else if (fetches)
+		spanset_fetch_wait_any(t->fault.io, now + HANDLER_PENDING_NS);
+	else
+		uffd_sleep(t->uffd, HANDLER_PENDING_NS);
+}
+
 static void *handler_main(void *argument)
 {
 	struct runtime_handler *t = argument;
+	uint64_t moved_ns = 0;
 	runtime_thread_begin("farmem-fault");
 	handler_pin(t->index);
 	for (;;) {
-		if (handler_turn(t))
+		if (handler_turn(t)) {
+			moved_ns = 0;
 			continue;
+		}
 		if (fault_idle(&t->fault))
-			uffd_sleep(t->uffd, -1);
-		else if (t->fault.pending_count > 0)
-			clock_pause(clock_now_ns() + HANDLER_YIELD_NS);
+			uffd_sleep(t->uffd, UINT64_MAX);
 		else
-			fm_cpu_relax(); /* a read is on its way: microseconds */
+			handler_wait(t, &moved_ns);
 	}
 	return NULL;
 }

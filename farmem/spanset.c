@@ -3,7 +3,7 @@
  * (spanset.h).
  *
  * Callers: evict.c and repack.c store; fault.c and repack.c fetch. One spanset_io per thread, no
- * locks here. Order: regions of this thread; store; fetch: direct, degraded, progress; opening and
+ * locks here. Order: store; fetch: direct, degraded, progress; opening and
  * closing.
  */
 #include "farmem/spanset.h"
@@ -17,26 +17,20 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "ec/ec.h"
+#include "farmem/lane.h"
 #include "farmem/record.h"
 #include "farmem/slot.h"
 #include "rpc/fabric.h"
 
-#define SPANSET_ATTACH_NS                                                                          \
-	(100 * NS_PER_MS) /* a connect or fence on a data path takes no longer                     \
-			   */
-#define SPANSET_REGION_PAUSE_NS                                                                    \
-	(100 * NS_PER_MS) /* between attempts at a node that did not answer */
-#define SPANSET_RETRY_NS                                                                           \
-	(2 * NS_PER_MS) /* between attempts of a fetch that found too few sources */
-#define SPANSET_GIVE_UP_NS                                                                         \
-	(60 * NS_PER_S) /* nodes neither answer nor are declared dead: SIGBUS                      \
-			 */
+/* Between attempts of a fetch that found too few sources. */
+#define SPANSET_RETRY_NS (2 * NS_PER_MS)
+/* Nodes neither answer nor are declared dead for so long: SIGBUS. */
+#define SPANSET_GIVE_UP_NS (60 * NS_PER_S)
 #define SPANSET_SOFT_FLOOR_NS (250 * NS_PER_MS) /* a store is never late before this */
 #define SPANSET_STORE_ATTEMPTS 6
 #define SPANSET_UPKEEP_STORES 16
 #define SPANSET_QUARANTINE_MAX 8192
 #define SPANSET_COMPLETIONS 64
-#define SPANSET_REGIONS_BYTES (CATALOG_GROUPS_MAX * EC_N_MAX * sizeof(struct fabric_region *))
 #define SPANSET_PARITY_BYTES (SPANSET_BATCH_PAGES * EC_M_MAX * FM_PAGE_SIZE)
 #define SPANSET_WORKSPACE_BYTES (EC_N_MAX * FM_PAGE_SIZE)
 #define SPANSET_NO_FETCH 0xff
@@ -71,9 +65,7 @@ struct spanset_store_job {
 struct spanset_io {
 	struct core *core;
 	struct spanset_io_options options;
-	struct fabric_queue *queue;
-	struct fabric_region **regions; /* [group * EC_N_MAX + column] */
-	uint64_t node_retry_ns[CATALOG_NODES_MAX];
+	struct lane lane;
 	struct spanset_fetch fetches[SPANSET_FETCH_MAX];
 	uint8_t next_in_read[SPANSET_FETCH_MAX]; /* fetches that share one read */
 	uint8_t begun[SPANSET_FETCH_MAX], done[SPANSET_FETCH_MAX];
@@ -87,62 +79,6 @@ struct spanset_io {
 	unsigned quarantine_count;
 	struct spanset_doubt quarantine[SPANSET_QUARANTINE_MAX];
 };
-
-/* ---- regions of this thread ---- */
-
-static void spanset_suspect(struct spanset_io *io, uint32_t node)
-{
-	struct core *core = io->core;
-	uint32_t up = NODE_UP;
-	if (atomic_compare_exchange_strong(&core->catalog.nodes[node].state, &up, NODE_SUSPECT) &&
-		core->report_suspect)
-		core->report_suspect(core, node);
-}
-
-/* Connects, or makes a broken region whole by a fence. NULL when the node does not answer now. */
-static struct fabric_region *spanset_region_mend(
-	struct spanset_io *io, const struct catalog_column *column, struct fabric_region **place)
-{
-	uint64_t now = clock_now_ns();
-	const struct catalog_node *node = &io->core->catalog.nodes[column->node];
-	int rc;
-	if (now < io->node_retry_ns[column->node])
-		return NULL;
-	if (*place == NULL)
-		rc = fabric_attach(io->queue, node->endpoint, &column->capability,
-			now + SPANSET_ATTACH_NS, place);
-	else
-		rc = fabric_fence(*place, now + SPANSET_ATTACH_NS);
-	if (rc == 0)
-		return *place;
-	log_debug("spanset: no way to node %s: %d", node->name, rc);
-	io->node_retry_ns[column->node] = clock_now_ns() + SPANSET_REGION_PAUSE_NS;
-	spanset_suspect(io, column->node);
-	return NULL;
-}
-
-/* The region behind a column, ready for a post, or NULL. `any`: a merely suspected node will do. */
-static struct fabric_region *spanset_region(
-	struct spanset_io *io, uint32_t group, unsigned pos, bool any)
-{
-	struct catalog_column *column = &io->core->catalog.groups[group].columns[pos];
-	if (atomic_load_explicit(&column->lost, memory_order_acquire))
-		return NULL;
-	uint32_t state = atomic_load_explicit(
-		&io->core->catalog.nodes[column->node].state, memory_order_acquire);
-	if (state != NODE_UP && !(any && state == NODE_SUSPECT))
-		return NULL;
-	struct fabric_region **place = &io->regions[group * EC_N_MAX + pos];
-	if (fm_likely(*place != NULL && fabric_region_up(*place)))
-		return *place;
-	return spanset_region_mend(io, column, place);
-}
-
-static bool spanset_column_lost(const struct core *core, uint32_t group, unsigned pos)
-{
-	return atomic_load_explicit(
-		       &core->catalog.groups[group].columns[pos].lost, memory_order_acquire) != 0;
-}
 
 /* ---- store ---- */
 
@@ -163,9 +99,9 @@ void spanset_io_maintain(struct spanset_io *io)
 	unsigned kept = 0;
 	for (unsigned i = 0; i < io->quarantine_count; i++) {
 		struct spanset_doubt d = io->quarantine[i];
-		bool lost = spanset_column_lost(io->core, d.group, d.pos);
+		bool lost = lane_column_lost(io->core, d.group, d.pos);
 		/* A region that is up again has been fenced since: the doubt is over. */
-		if (!lost && spanset_region(io, d.group, d.pos, false) == NULL) {
+		if (!lost && lane_region(&io->lane, d.group, d.pos, false) == NULL) {
 			io->quarantine[kept++] = d;
 			continue;
 		}
@@ -182,20 +118,9 @@ static bool spanset_group_ready(struct spanset_io *io, uint32_t group)
 	if (atomic_load_explicit(&g->state, memory_order_acquire) != GROUP_OPEN)
 		return false;
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
-		if (spanset_region(io, group, pos, false) == NULL)
+		if (lane_region(&io->lane, group, pos, false) == NULL)
 			return false;
 	return true;
-}
-
-static void spanset_want_group(struct spanset_io *io)
-{
-	struct catalog_header *h = io->core->catalog.header;
-	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
-	if (core_far_limited(io->core))
-		return;
-	atomic_store_explicit(&h->groups_wanted, count + 1, memory_order_release);
-	if (io->core->report_wanted)
-		io->core->report_wanted(io->core);
 }
 
 /* Finds a group with room, widest codes first, and takes slots in it. -ENOSPC: more groups were
@@ -221,7 +146,7 @@ static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *j
 			return 0;
 		}
 	}
-	spanset_want_group(io);
+	core_want_group(io->core);
 	return -ENOSPC;
 }
 
@@ -262,7 +187,7 @@ static void spanset_encode(struct spanset_io *io, unsigned set)
 static void spanset_store_reap(struct spanset_io *io, uint64_t until_ns)
 {
 	struct fabric_completion done[SPANSET_COMPLETIONS];
-	unsigned count = fabric_wait(io->queue, done, SPANSET_COMPLETIONS, until_ns);
+	unsigned count = fabric_wait(io->lane.queue, done, SPANSET_COMPLETIONS, until_ns);
 	for (unsigned i = 0; i < count; i++) {
 		unsigned pos = TAG_POS(done[i].tag);
 		FM_ASSERT_EQ(TAG_KIND(done[i].tag), TAG_STORE);
@@ -295,7 +220,7 @@ static void spanset_post_column(struct spanset_io *io, unsigned pos)
 {
 	struct spanset_store_job *job = &io->job;
 	const uint32_t *slots = job->slots + pos * job->sets;
-	struct fabric_region *region = spanset_region(io, job->group.v, pos, false);
+	struct fabric_region *region = lane_region(&io->lane, job->group.v, pos, false);
 	struct iovec iov[FABRIC_IOV_MAX];
 	unsigned run = 0;
 	if (region == NULL) {
@@ -329,7 +254,7 @@ static void spanset_store_undo(struct spanset_io *io, unsigned records)
 		int s = job->status[pos];
 		bool doubt = s != 0 && s != -EACCES && s != -ERANGE && s != -ENOMEM;
 		if (s != 0)
-			spanset_suspect(io, job->g->columns[pos].node);
+			lane_suspect(&io->lane, job->g->columns[pos].node);
 		for (unsigned set = 0; set < job->sets; set++) {
 			uint32_t slot = job->slots[pos * job->sets + set];
 			if (doubt)
@@ -399,29 +324,12 @@ static void spanset_store_publish(struct spanset_io *io)
 	io->last_group = job->group;
 }
 
-/* Asks for another group while there is still room for a while, so that no batch ever waits for
- * one. */
-static void spanset_look_ahead(struct spanset_io *io)
-{
-	const struct catalog_header *h = io->core->catalog.header;
-	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
-	uint64_t free_pages = 0;
-	for (uint32_t i = 0; i < count; i++) {
-		const struct catalog_group *g = &io->core->catalog.groups[i];
-		if (atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_OPEN)
-			free_pages +=
-				(uint64_t)g->k * (g->slot_count - atomic_load(&g->used_slots));
-	}
-	if (free_pages * FM_PAGE_SIZE < h->region_bytes)
-		spanset_want_group(io);
-}
-
 /* "Late" is three times what is usual, within the configured deadline (DESIGN section 7). */
 static void spanset_learn_deadline(struct spanset_io *io)
 {
 	if (io->stores++ % SPANSET_UPKEEP_STORES != 0)
 		return;
-	spanset_look_ahead(io);
+	core_look_ahead(io->core);
 	uint64_t usual = hist_quantile(&io->core->catalog.stats->store_ns, 0.99);
 	io->soft_deadline_ns =
 		FM_MIN(FM_MAX(3 * usual, SPANSET_SOFT_FLOOR_NS), io->options.store_deadline_ns);
@@ -433,7 +341,7 @@ int spanset_store(struct spanset_io *io, struct spanset_item *items, unsigned co
 	int rc = -EIO;
 	FM_ASSERT(io->options.stores);
 	FM_ASSERT(count >= 1 && count <= SPANSET_BATCH_PAGES);
-	FM_ASSERT_EQ(fabric_in_flight(io->queue), 0);
+	FM_ASSERT_EQ(fabric_in_flight(io->lane.queue), 0);
 	spanset_learn_deadline(io);
 	for (unsigned attempt = 0; attempt < SPANSET_STORE_ATTEMPTS; attempt++) {
 		job->items = items;
@@ -567,7 +475,7 @@ static void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, 
 		uint32_t group = spanset_fetch_group(io, f);
 		if (status == -ETIMEDOUT)
 			catalog_count(&io->core->catalog, fetch_timeouts, 1);
-		spanset_suspect(io, io->core->catalog.groups[group].columns[f->pos].node);
+		lane_suspect(&io->lane, io->core->catalog.groups[group].columns[f->pos].node);
 	}
 	spanset_fetch_troubled(io, f, status == 0);
 }
@@ -585,7 +493,7 @@ static void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, u
 {
 	struct spanset_fetch *first = &io->fetches[indexes[0]];
 	struct fabric_region *region =
-		spanset_region(io, spanset_fetch_group(io, first), first->pos, false);
+		lane_region(&io->lane, spanset_fetch_group(io, first), first->pos, false);
 	struct iovec iov[FABRIC_IOV_MAX];
 	int rc = -ENOTCONN;
 	for (unsigned i = 0; i < count; i++) {
@@ -662,7 +570,7 @@ static bool spanset_beyond_m(struct spanset_io *io, const struct spanset_fetch *
 	const struct catalog_group *g = &io->core->catalog.groups[group];
 	uint32_t gone = f->bad;
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
-		if (spanset_column_lost(io->core, group, pos))
+		if (lane_column_lost(io->core, group, pos))
 			gone |= 1u << pos;
 	if (clock_now_ns() - f->begun_ns > SPANSET_GIVE_UP_NS)
 		return true;
@@ -692,7 +600,7 @@ static void spanset_degraded_post(
 	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, bool any)
 {
 	uint32_t group = spanset_fetch_group(io, f);
-	struct fabric_region *region = spanset_region(io, group, pos, any);
+	struct fabric_region *region = lane_region(&io->lane, group, pos, any);
 	if (region == NULL)
 		return;
 	struct iovec iov = {spanset_workspace(io, f, pos), FM_PAGE_SIZE};
@@ -756,7 +664,7 @@ static void spanset_degraded_done(
 	else if (status == 0)
 		f->bad |= 1u << pos;
 	else
-		spanset_suspect(io, g->columns[pos].node);
+		lane_suspect(&io->lane, g->columns[pos].node);
 	if ((unsigned)__builtin_popcount(f->good) + f->pending_count < g->k)
 		spanset_degraded_step(io, f);
 	else if (f->pending_count == 0)
@@ -807,16 +715,24 @@ struct spanset_fetch *spanset_fetch_poll(struct spanset_io *io, uint64_t until_n
 			return &io->fetches[io->done[--io->done_count]];
 		if (io->active_count == 0)
 			return NULL;
-		unsigned count = fabric_poll(io->queue, c, SPANSET_COMPLETIONS);
+		unsigned count = fabric_poll(io->lane.queue, c, SPANSET_COMPLETIONS);
 		if (count == 0 && until_ns > 0)
 			count = fabric_wait(
-				io->queue, c, SPANSET_COMPLETIONS, FM_MIN(until_ns, next));
+				io->lane.queue, c, SPANSET_COMPLETIONS, FM_MIN(until_ns, next));
 		for (unsigned i = 0; i < count; i++)
 			spanset_completion(io, &c[i]);
 		if (count == 0 && io->done_count == 0 &&
 			(until_ns == 0 || clock_now_ns() >= until_ns))
 			return NULL;
 	}
+}
+
+void spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns)
+{
+	struct fabric_completion c[SPANSET_COMPLETIONS];
+	unsigned count = fabric_wait(io->lane.queue, c, SPANSET_COMPLETIONS, until_ns);
+	for (unsigned i = 0; i < count; i++)
+		spanset_completion(io, &c[i]);
 }
 
 void spanset_fetch_end(struct spanset_io *io, struct spanset_fetch *fetch)
@@ -836,8 +752,6 @@ unsigned spanset_fetches(const struct spanset_io *io)
 int spanset_io_open(
 	struct core *core, const struct spanset_io_options *options, struct spanset_io **io)
 {
-	struct fabric_queue_options queue_options = {
-		.depth = FABRIC_DEPTH_MAX, .spin_ns = options->spin_ns};
 	struct spanset_io *made = mem_map(sizeof(*made));
 	if (made == NULL)
 		return -ENOMEM;
@@ -845,16 +759,15 @@ int spanset_io_open(
 	made->options = *options;
 	made->soft_deadline_ns = options->store_deadline_ns;
 	made->last_group = group_id_none();
-	made->regions = mem_map(SPANSET_REGIONS_BYTES);
 	made->fetch_buffers = mem_map(SPANSET_FETCH_MAX * FM_PAGE_SIZE);
 	made->workspaces = mem_map(SPANSET_DEGRADED_MAX * SPANSET_WORKSPACE_BYTES);
 	made->zeros = mem_map(FM_PAGE_SIZE);
 	if (options->stores)
 		made->parity = mem_map(SPANSET_PARITY_BYTES);
 	int rc = -ENOMEM;
-	if (made->regions && made->fetch_buffers && made->workspaces && made->zeros &&
+	if (made->fetch_buffers && made->workspaces && made->zeros &&
 		(made->parity || !options->stores))
-		rc = fabric_queue_open(&queue_options, &made->queue);
+		rc = lane_open(&made->lane, core, options->spin_ns);
 	if (rc != 0)
 		spanset_io_close(made);
 	else
@@ -867,11 +780,10 @@ void spanset_io_close(struct spanset_io *io)
 	if (io == NULL)
 		return;
 	FM_ASSERT_EQ(io->active_count, 0);
-	fabric_queue_close(io->queue);
+	lane_close(&io->lane);
 	mem_unmap(io->parity, io->parity ? SPANSET_PARITY_BYTES : 0);
 	mem_unmap(io->zeros, FM_PAGE_SIZE);
 	mem_unmap(io->workspaces, SPANSET_DEGRADED_MAX * SPANSET_WORKSPACE_BYTES);
 	mem_unmap(io->fetch_buffers, SPANSET_FETCH_MAX * FM_PAGE_SIZE);
-	mem_unmap(io->regions, SPANSET_REGIONS_BYTES);
 	mem_unmap(io, sizeof(*io));
 }

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/fault_point.h"
 #include "base/mem.h"
 #include "farmem/stripe.h"
@@ -383,8 +384,10 @@ int uffd_read(struct uffd *u, struct uffd_fault *faults, unsigned most)
 	return count;
 }
 
-void uffd_sleep(struct uffd *u, int timeout_ms)
+void uffd_sleep(struct uffd *u, uint64_t timeout_ns)
 {
 	struct pollfd p = {.fd = u->fd, .events = POLLIN};
-	(void)poll(&p, 1, timeout_ms);
+	struct timespec t = {.tv_sec = (time_t)(timeout_ns / NS_PER_S),
+		.tv_nsec = (long)(timeout_ns % NS_PER_S)};
+	(void)ppoll(&p, 1, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
 }

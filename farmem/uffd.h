@@ -40,7 +40,7 @@ int uffd_register(struct uffd *u, uint64_t page, uint64_t count) FM_MUST_USE;
 int uffd_advise(void *memory, uint64_t bytes, int advice) FM_MUST_USE;
 /* Reads waiting faults, never blocks. Returns how many, or -errno. */
 int uffd_read(struct uffd *u, struct uffd_fault *faults, unsigned most);
-/* Sleeps until a fault may be waiting, at most timeout_ms (-1: no limit). */
-void uffd_sleep(struct uffd *u, int timeout_ms);
+/* Sleeps until a fault may be waiting, at most timeout_ns (UINT64_MAX: no limit). */
+void uffd_sleep(struct uffd *u, uint64_t timeout_ns);
 
 #endif

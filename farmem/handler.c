@@ -84,8 +84,10 @@ static void handler_pin(unsigned index)
 }
 
 /*
- * Something is on its way. A read takes microseconds: spin. Faults that wait for others let them
- * run, and when it takes longer (a dead node, nodes out of room) the handler sleeps between looks.
+ * Something is on its way. A read takes microseconds: look again and again, but yield in between:
+ * on a small machine the node that is to answer may be waiting for this very CPU (without: 400
+ * instead of 11,000 operations a second). When it takes longer (a dead node, nodes out of room, a
+ * distant node) the handler sleeps.
  */
 static void handler_wait(struct runtime_handler *t, uint64_t *since_ns)
 {
@@ -93,11 +95,8 @@ static void handler_wait(struct runtime_handler *t, uint64_t *since_ns)
 	bool fetches = spanset_fetches(t->fault.io) > 0;
 	if (*since_ns == 0)
 		*since_ns = now;
-	bool early = now - *since_ns < HANDLER_PATIENCE_NS;
-	if (early && fetches)
-		fm_cpu_relax();
-	else if (early)
-		clock_pause(now + HANDLER_PATIENCE_NS);
+	if (now - *since_ns < (fetches ? t->runtime->config.spin_ns : HANDLER_PATIENCE_NS))
+		sched_yield();
 	else if (fetches)
 		spanset_fetch_wait_any(t->fault.io, now + HANDLER_PENDING_NS);
 	else
@@ -126,7 +125,7 @@ static void *handler_main(void *argument)
 int handler_open(struct runtime *rt, struct runtime_handler *t, struct stripe *st, unsigned index)
 {
 	struct spanset_io_options options = {.name = "fault",
-		.spin_ns = rt->config.spin_ns,
+		.spin_ns = 0, /* handler_wait does it */
 		.fetch_deadline_ns = rt->config.fetch_deadline_ns,
 		.store_deadline_ns = rt->config.store_deadline_ns,
 		.stores = false};

@@ -9,6 +9,7 @@ foreach(provider shm tcp)
 endforeach()
 
 fm_test(fabric_tcp_test SOURCES fabric_tcp_test.c DEPS fabric base)
+fm_test(resolve_test SOURCES resolve_test.c DEPS fabric base LABELS unit)
 fm_test(wire_test SOURCES wire_test.c DEPS fabric base LABELS unit)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	fm_test(wire_fuzz SOURCES wire_fuzz.c wire.c DEPS base LABELS fuzz

@@ -35,15 +35,22 @@ static double y_of(const struct panel *panel, double value)
 	return panel->top + panel->height * (1 - fmin(value / panel->max, 1));
 }
 
-/* The next of 1, 2, 5, 10, 20, ... that is not below. */
+/* The next round number that is not below. */
 static double round_up(double value)
 {
+	static const double steps[] = {1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10};
 	double power = pow(10, floor(log10(fmax(value, 1))));
+	unsigned i = 0;
 
-	return value <= power       ? power
-	       : value <= 2 * power ? 2 * power
-	       : value <= 5 * power ? 5 * power
-				    : 10 * power;
+	while (steps[i] * power < value)
+		i++;
+	return steps[i] * power;
+}
+
+/* Ticks of a time axis at round seconds. */
+static double tick_s(double seconds)
+{
+	return seconds <= 12 ? 1 : seconds <= 24 ? 2 : round_up(seconds / 12);
 }
 
 static void draw_text(
@@ -81,7 +88,7 @@ static void draw_axes(const struct plot *plot, const struct panel *panel)
 
 static void draw_time_axis(const struct plot *plot, double y)
 {
-	double step = round_up(plot->seconds / 12);
+	double step = tick_s(plot->seconds);
 	char label[32];
 
 	for (double at_s = 0; at_s <= plot->seconds + 1e-9; at_s += step) {

@@ -119,6 +119,29 @@ kill -INT "$pid"
 wait "$pid"
 same "ctrl-C leaves top cleanly, after '${line%%  *}'" $? 0
 
+# A live one: 60 MB of heap with 8 MiB near, on memory nodes of its own.
+mkfifo "$scratch/in" "$scratch/up"
+# shellcheck disable=SC2016
+"$farmem" run --local 8M -- perl -e '@a = map { "$_ " x 200 } 1..60000; $| = 1; print "up\n"; <STDIN>' \
+	<"$scratch/in" >"$scratch/up" &
+pid=$!
+exec 7>"$scratch/in"
+read -r -t 60 line <"$scratch/up" || line=nothing
+same "a program with a heap far beyond its budget comes up" "$line" up
+run "$farmem" top --once --json "$pid"
+for member in "\"pid\":$pid" '"command":"perl"' '"near_bytes":' '"fault_ns":{"count":' '"state":"up"'; do
+	if [[ $out == *"$member"* ]]; then verdict "top's JSON has $member" ''; else verdict "top's JSON has $member" 'it has not'; fi
+done
+far=${out#*'"far_bytes":'} budget=${out#*'"budget_bytes":'}
+same "its budget is what was asked for" "${budget%%,*}" $((8 << 20))
+[ "${far%%,*}" -gt $((30 << 20)) ]
+same "most of it is far: ${far%%,*} bytes" $? 0
+case_of "top shows it" 0 '' "$farmem" top --once "$pid"
+[[ $out == *"$pid perl"*"code 4+2"*"embedded-0"* ]] || verdict "top names process, code and nodes" "it does not"
+exec 7>&-
+wait "$pid"
+same "it ends as it would anywhere" $? 0
+
 # Memory nodes: two real ones, on "machines" of their own.
 for id in one two; do
 	mkfifo "$scratch/ready-$id"

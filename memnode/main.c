@@ -117,9 +117,12 @@ static int daemon_open_dir(struct daemon *daemon)
 	daemon->lock_fd = open(daemon->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (daemon->lock_fd < 0)
 		return failed(daemon, -errno, "--dir %s: %s", dir, strerror(errno));
-	if (flock(daemon->lock_fd, LOCK_EX | LOCK_NB) != 0)
+	if (flock(daemon->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+		close(daemon->lock_fd);
+		daemon->lock_fd = -1; /* so that nothing of the other's is removed */
 		return failed(daemon, -EBUSY,
 			"--dir %s: another farmem-memnode serves it: give another directory", dir);
+	}
 	/* Left behind by a daemon that was killed: we hold its lock. */
 	unlink(daemon->ctl_path);
 	unlink(daemon->data_path);

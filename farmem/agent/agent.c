@@ -258,6 +258,8 @@ static int agent_patience(const struct agent *agent, uint64_t now_ns)
 	for (unsigned i = 0; i < agent->members_count; i++)
 		if (agent->members[i].restart_ns != 0)
 			until_ns = FM_MIN(until_ns, agent->members[i].restart_ns);
+	if (agent->idle_since_ns != 0 && agent->idle_since_ns + AGENT_LINGER_NS > now_ns)
+		until_ns = FM_MIN(until_ns, agent->idle_since_ns + AGENT_LINGER_NS);
 	return until_ns > now_ns ? (int)((until_ns - now_ns) / NS_PER_MS) + 1 : 0;
 }
 

@@ -203,11 +203,14 @@ static int member_endpoint(const struct agent_member *member, const struct ctl_s
 	return length > 0 && length < FABRIC_ENDPOINT_MAX ? 0 : -EINVAL;
 }
 
+/* It will not join now: groups need not wait for it. */
 static void said_once(struct agent_member *member, const char *reason)
 {
 	if (!member->said && !member->agent->embedded)
 		runtime_notice(member->agent, NULL, LOG_WARN,
 			"memory node %s: %s: going on without it", member->name, reason);
+	for (unsigned i = 0; i < member->agent->runtimes_count && !member->tried; i++)
+		member->agent->runtimes[i]->refill = true;
 	member->said = true;
 	member->tried = true;
 }
@@ -253,9 +256,11 @@ static void member_make_node(struct agent_member *member, const struct ctl_stats
 	log_info("agent: joined node=%s index=%u host=%s endpoint=%s memory_bytes=%llu",
 		member->name, index, stats->host, node->endpoint,
 		(unsigned long long)stats->load.memory_bytes);
-	for (unsigned i = 0; i < agent->runtimes_count; i++)
+	for (unsigned i = 0; i < agent->runtimes_count; i++) {
 		if (agent->runtimes[i]->attached)
 			show_node(agent, agent->runtimes[i], index);
+		agent->runtimes[i]->refill = true; /* groups may have waited for it */
+	}
 	runtimes_poke(agent);
 }
 

@@ -416,9 +416,11 @@ static bool evict_make_room(struct stripe *st)
 		return true;
 	if (out_of_memory && repack_round(st, true) > 0)
 		return true;
-	if (out_of_memory && !atomic_exchange(&st->full, 1))
-		log_error("farmem: the memory nodes have no room left (see --on-full, "
-			  "--node-memory, --nodes)");
+	if (out_of_memory) {
+		atomic_store(&st->full, 1);
+		log_ratelimited(LOG_ERROR, "the memory nodes have no room left (see --on-full, "
+					   "--node-memory, --nodes, --far-limit)");
+	}
 	return false;
 }
 
@@ -452,7 +454,8 @@ static bool evict_settle_one(struct stripe *st, uint32_t page, uint32_t slot)
 	struct span_word w = span_load(evict_words(st), id);
 	uint64_t reference = stage_reference(st, slot);
 	struct clean_hash hash = clean_hash_page(stripe_staged_bytes(st, slot));
-	bool clean = clean_matches(&st->core->clean, id, hash);
+	/* The duplicate may have been given up between the look and the claim. */
+	bool clean = reference != STAGE_NO_REFERENCE && clean_matches(&st->core->clean, id, hash);
 	int rc;
 	if (clean) {
 		rc = st->pager->ops->drop_staging(st->pager, slot, 1);

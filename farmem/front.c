@@ -89,8 +89,8 @@ static bool front_split(extent_hooks_t *hooks, void *addr, size_t size, size_t a
 static bool front_merge(extent_hooks_t *hooks, void *a, size_t a_size, void *b, size_t b_size,
 	bool committed, unsigned arena)
 {
-	(void)hooks, (void)a, (void)a_size, (void)b, (void)b_size, (void)committed, (void)arena;
-	return false;
+	(void)hooks, (void)a_size, (void)b_size, (void)committed, (void)arena;
+	return fm_owns(a) != fm_owns(b); /* older extents stay by themselves */
 }
 
 static extent_hooks_t front_hooks = {.alloc = front_alloc,

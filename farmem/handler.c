@@ -97,9 +97,7 @@ static void handler_wait(struct runtime_handler *t, uint64_t *since_ns)
 		*since_ns = now;
 	if (now - *since_ns < (fetches ? t->runtime->config.spin_ns : HANDLER_PATIENCE_NS))
 		sched_yield();
-	else if (fetches)
-		spanset_fetch_wait_any(t->fault.io, now + HANDLER_PENDING_NS);
-	else
+	else if (!fetches || !spanset_fetch_wait_any(t->fault.io, now + HANDLER_PENDING_NS))
 		uffd_sleep(t->uffd, HANDLER_PENDING_NS);
 }
 

@@ -727,12 +727,15 @@ struct spanset_fetch *spanset_fetch_poll(struct spanset_io *io, uint64_t until_n
 	}
 }
 
-void spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns)
+bool spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns)
 {
 	struct fabric_completion c[SPANSET_COMPLETIONS];
+	if (fabric_in_flight(io->lane.queue) == 0)
+		return false;
 	unsigned count = fabric_wait(io->lane.queue, c, SPANSET_COMPLETIONS, until_ns);
 	for (unsigned i = 0; i < count; i++)
 		spanset_completion(io, &c[i]);
+	return true;
 }
 
 void spanset_fetch_end(struct spanset_io *io, struct spanset_fetch *fetch)

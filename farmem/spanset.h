@@ -86,8 +86,9 @@ struct spanset_fetch *spanset_fetch_begin(
 void spanset_fetch_submit(struct spanset_io *io);
 /* The next finished fetch, waiting until until_ns (0: not at all), or NULL. */
 struct spanset_fetch *spanset_fetch_poll(struct spanset_io *io, uint64_t until_ns);
-/* Sleeps until one may have finished, at most until until_ns; take it with spanset_fetch_poll. */
-void spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns);
+/* Sleeps until one may have finished, at most until until_ns; take it with spanset_fetch_poll.
+ * False at once when nothing is on its way (all wait for nodes to come back). */
+bool spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns);
 void spanset_fetch_end(struct spanset_io *io, struct spanset_fetch *fetch);
 unsigned spanset_fetches(const struct spanset_io *io);
 

@@ -2,8 +2,8 @@
  * apps/agent_main.c: farmem-agent, the companion process of a tree of programs.
  *
  * Started by the runtime inside a program (farmem/mailbox_start.c), rarely by hand. It has no
- * terminal: what it has to say goes to <dir>/agent.log and, when people should know, to the programs
- * (MAILBOX_NOTICE). On --ready-fd it writes one line: "ready", or why it cannot start.
+ * terminal: what it has to say goes to <dir>/agent.log and, when people should know, to the
+ * programs (MAILBOX_NOTICE). On --ready-fd it writes one line: "ready", or why it cannot start.
  * Exit status: 0; 1 operating error; 2 the user's mistake.
  */
 #include <errno.h>

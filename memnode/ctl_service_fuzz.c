@@ -1,9 +1,10 @@
 /*
  * memnode/ctl_service_fuzz.c: arbitrary bytes into every handler of the node's control plane.
  *
- * Input: one byte choosing the method, then the message. Whatever it is: no crash, no memory lent beyond the
- * limit, an answer or a status of the contract. Built with -fsanitize=fuzzer it is a libFuzzer target;
- * otherwise it runs ROUNDS inputs made by mutating well-formed messages, from a seed (argument 1).
+ * Input: one byte choosing the method, then the message. Whatever it is: no crash, no memory lent
+ * beyond the limit, an answer or a status of the contract. Built with -fsanitize=fuzzer it is a
+ * libFuzzer target; otherwise it runs ROUNDS inputs made by mutating well-formed messages, from a
+ * seed (argument 1).
  */
 #include <errno.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /*
  * memnode/main.c: farmem-memnode, the daemon that lends a machine's RAM.
  *
- *     options -> directory -> leases -> data plane -> control plane -> ready line -> loop -> all back
+ *     options -> directory -> leases -> data plane -> control plane -> ready line -> loop -> back
  *
  * Exit status: 0 after SIGTERM, SIGINT or the owner's end; 1 operating error; 2 the user's mistake.
  *

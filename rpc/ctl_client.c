@@ -197,8 +197,8 @@ static int result_take_reply(struct ctl_result *result, grpc_byte_buffer *reply)
 	return result->bytes != NULL ? 0 : -ENOMEM;
 }
 
-/* gRPC has one status for all that keeps it from reaching a peer; only its text says that the peer's
- * kernel refused, which means that nobody serves there (ctl_test holds this against the library). */
+/* gRPC has one status for all that keeps it from reaching a peer; only its text says that the
+ * peer's kernel refused: nobody serves there. (ctl_test checks the library for it.) */
 static bool details_say_refused(grpc_slice details)
 {
 	static const char *const words[] = {"Connection refused", "No such file or directory"};

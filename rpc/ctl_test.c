@@ -191,7 +191,8 @@ TEST(garbage_on_the_port_harms_nobody_else)
 	struct ctl_client *client = client_open(server_tcp);
 	uint64_t seed = 7;
 	for (unsigned i = 0; i < 50; i++) {
-		/* Some say the HTTP/2 preface first, so that the garbage reaches the frame parser. */
+		/* Some say the HTTP/2 preface first, so that the garbage reaches the frame
+		 * parser. */
 		uint8_t junk[600] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 		for (size_t at = i % 2 ? 24 : 0; at < sizeof junk; at++)
 			junk[at] = (uint8_t)test_random(&seed);

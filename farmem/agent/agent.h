@@ -1,5 +1,6 @@
 /*
- * farmem/agent/agent.h: what the files of the agent share. One thread; everything is an event of its loop.
+ * farmem/agent/agent.h: what the files of the agent share. One thread; everything is an event of
+ * its loop.
  *
  *     agent.c           the loop, timers, start and end
  *     agent_runtime.c   the programs' runtimes: mailbox messages, what is told to them
@@ -8,9 +9,9 @@
  *     agent_embedded.c  nodes of our own on this machine; agent_spawner.c starts them
  *     agent_stats.c     JSON for `farmem top`
  *
- * Words. A MEMBER is a place where a node is expected: an entry of --nodes, or an embedded node's number. A
- * NODE is one incarnation of a member: it has an index, the same in every runtime's catalog, and is never up
- * again once it is down. A member whose node restarted gets a new node.
+ * Words. A MEMBER is a place where a node is expected: an entry of --nodes, or an embedded node's
+ * number. A NODE is one incarnation of a member: it has an index, the same in every runtime's
+ * catalog, and is never up again once it is down. A member whose node restarted gets a new node.
  */
 #ifndef FM_FARMEM_AGENT_AGENT_H
 #define FM_FARMEM_AGENT_AGENT_H
@@ -225,7 +226,7 @@ struct spawner_message {
 	int32_t value;  /* SIGNAL: its number; STARTED: pid or -errno; ENDED: wait status */
 	uint32_t length;
 	char text
-		[SPAWNER_TEXT_MAX]; /* START: program, arguments, log file last; each NUL-terminated */
+		[SPAWNER_TEXT_MAX]; /* START: program, arguments, last its log; each with its NUL */
 };
 /* Forks the spawner; before gRPC starts. Its socket, or -errno. */
 int spawner_open(void);

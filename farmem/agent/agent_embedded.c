@@ -1,14 +1,14 @@
 /*
- * farmem/agent/agent_embedded.c: memory nodes of our own on this machine: started at the first runtime,
- * started again when they die, stopped when the last runtime has gone.
+ * farmem/agent/agent_embedded.c: memory nodes of our own on this machine: started at the first
+ * runtime, started again when they die, stopped when the last runtime has gone.
  *
  *     start --STARTED, pipe--> ready line --> ctl.sock is asked for Stats (agent_nodes.c) --> UP
  *       ^                                                                                   |
  *       +--- after a pause that doubles while nodes die young --- ENDED: the node is DOWN --+
  *
  * Invariants
- *   1. A node that we started is dead when its process has ended, and not before: silence alone, of a
- *      stopped or starved process, loses no byte (agent_nodes.c asks process_running).
+ *   1. A node that we started is dead when its process has ended, and not before: silence alone,
+ *      of a stopped or starved process, loses no byte (agent_nodes.c asks process_running).
  *   2. A restarted node is another node: new incarnation, new index.
  */
 #include <dirent.h>
@@ -291,7 +291,8 @@ static void await_ends(struct agent *agent, uint64_t until_ns)
 	}
 }
 
-/* Directories of our nodes, and of an earlier agent's that have ended since; living ones keep theirs. */
+/* Directories of our nodes, and of an earlier agent's that have ended since; living ones keep
+ * theirs. */
 static void remove_dirs(const struct agent *agent)
 {
 	static const char *const files[] = {"ctl.sock", "data.sock", "lock"};

@@ -1,6 +1,6 @@
 /*
- * farmem/agent/agent_groups.c: groups for the runtimes: which hosts, which position where; reserving
- * the columns, giving them back.
+ * farmem/agent/agent_groups.c: groups for the runtimes: which hosts, which position where;
+ * reserving the columns, giving them back.
  *
  * A group is reserved by an ATTEMPT: all columns are asked for at once; a column whose node refuses
  * is asked for elsewhere; when no other host is left, everything is given back and the next attempt
@@ -14,7 +14,8 @@
  * Invariants
  *   1. The columns of a group are on different hosts. Among hosts the least leased come first; of
  *      these, parity goes to those that have had the least of it, and data positions rotate.
- *   2. A group is shown only when all its columns are held and none of its nodes went down meanwhile.
+ *   2. A group is shown only when all its columns are held and none of its nodes went down
+ *      meanwhile.
  *   3. A lease that is held and not shown is given back, also after its runtime has gone.
  *   4. Each refusal keeps its member out for a while, so attempts come to an end.
  */
@@ -69,7 +70,8 @@ static void release_answered(void *context, const struct ctl_result *result)
 	struct release_call *call = context;
 	struct agent_member *member = call->member;
 	member->release_running = false;
-	/* Given back, or refused in a way that a repeat would not change; else: with the next tick. */
+	/* Given back, or refused in a way that a repeat would not change; else: with the next
+	 * tick. */
 	bool over = result->status == 0 || result->status == -EINVAL || result->status == -ENOSYS;
 	if (over && member->releases_count >= call->count && member->releases_count > 0 &&
 		member->releases[0].incarnation == call->incarnation) {

@@ -5,15 +5,15 @@
  * keepalive every second, which also renews its leases. What happens next, for the node:
  *
  *     UP --a runtime had trouble, or no answer--> SUSPECT --it answers, same incarnation--> UP
- *     UP, SUSPECT --refused connection; process ended; another incarnation; 3 answers missed--> DOWN
+ *     UP, SUSPECT --connection refused, process ended, restarted, 3 answers missed--> DOWN
  *
  * DOWN is for good: its columns are lost, the member joins again as a new node.
  *
  * Invariants
  *   1. A node's index means the same in every runtime's catalog, and never another incarnation.
  *   2. Silence alone never takes the last bytes: a node that only does not answer is not given up
- *      while some group would have more than m lost columns without it (it stays SUSPECT). Nor is an
- *      embedded node whose process lives, nor anybody when we ourselves were late.
+ *      while some group would have more than m lost columns without it (it stays SUSPECT). Nor is
+ *      an embedded node whose process lives, nor anybody when we ourselves were late.
  *   3. A keepalive brings SUSPECT back to UP only where SUSPECT had been seen before it was sent.
  */
 #include <errno.h>

@@ -1,10 +1,11 @@
 /*
- * farmem/agent/agent_runtime.c: connections on agent.sock: programs' runtimes (HELLO), and whoever asks
- * for STATS.
+ * farmem/agent/agent_runtime.c: connections on agent.sock: programs' runtimes (HELLO), and
+ * whoever asks for STATS.
  *
  * Invariants
- *   1. Nothing of a message is trusted: lengths by mailbox_receive, the catalog by catalog_attach, indexes
- *      here. A connection that talks nonsense is closed; others do not notice.
+ *   1. Nothing of a message is trusted: lengths by mailbox_receive, the catalog by
+ *      catalog_attach, indexes here. A connection that talks nonsense is closed; others do not
+ *      notice.
  *   2. We never wait for a runtime: what its socket does not take now is told at the next tick.
  *   3. The end of a runtime's connection is the end of its memory: all its leases go back.
  */

@@ -16,8 +16,10 @@
 #include "base/fault_point.h"
 #include "farmem/record.h"
 
-#define FAULT_TAKE_RUNS 2u /* runs taken out while the faulting thread is blocked */
-#define FAULT_TAKE_SCAN 96u
+#define FAULT_TAKE_EVERY 8u /* faults: most are spared the work, the mean is the same */
+#define FAULT_TAKE_RUNS 12u /* runs taken out then, while the faulting thread is blocked */
+#define FAULT_TAKE_PAGES 24u
+#define FAULT_TAKE_SCAN 256u
 #define FAULT_OVERDRAFT(limit) ((int64_t)((limit) / 128))
 
 enum fault_result { FAULT_SERVED, FAULT_LATER };
@@ -350,10 +352,11 @@ static void fault_take_cold(struct fault_handler *h)
 	struct stripe *st = h->st;
 	int64_t reserve = stripe_reserve(st);
 	int64_t room = budget_room(st->core);
-	if (room >= reserve)
+	if (room >= reserve || ++h->faults_since_take < FAULT_TAKE_EVERY)
 		return;
+	h->faults_since_take = 0;
 	if (st->pager->moves && evict_staged(st) < (uint64_t)reserve + 4 * SPANSET_BATCH_PAGES)
-		(void)evict_take(st, 8, FAULT_TAKE_RUNS, FAULT_TAKE_SCAN, false);
+		(void)evict_take(st, FAULT_TAKE_PAGES, FAULT_TAKE_RUNS, FAULT_TAKE_SCAN, false);
 	if (room < reserve * 3 / 4)
 		evict_call(st);
 }

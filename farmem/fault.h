@@ -38,6 +38,7 @@ struct fault_handler {
 	struct fault_stream streams[FAULT_STREAMS];
 	unsigned stream_next;
 	uint32_t zero_expected, zero_window;
+	uint32_t faults_since_take;
 	/* Loss beyond m, and --on-full kill: say it, once; never returns memory. May be NULL
 	 * (simulator). */
 	void (*report_loss)(struct fault_handler *h, uint32_t page, uint32_t group);

@@ -108,13 +108,12 @@ static void *handler_main(void *argument)
 	runtime_thread_begin("farmem-fault");
 	handler_pin(t->index);
 	for (;;) {
-		if (handler_turn(t)) {
+		bool moved = handler_turn(t);
+		if (moved)
 			moved_ns = 0;
-			continue;
-		}
 		if (fault_idle(&t->fault))
-			uffd_sleep(t->uffd, UINT64_MAX);
-		else
+			uffd_sleep(t->uffd, UINT64_MAX); /* at once back when more faults wait */
+		else if (!moved)
 			handler_wait(t, &moved_ns);
 	}
 	return NULL;

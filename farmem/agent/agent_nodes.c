@@ -24,6 +24,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/agent/agent.h"
+#include "rpc/resolve.h"
 
 /* A question under way. */
 struct question {
@@ -184,7 +185,20 @@ static uint32_t host_number(const struct agent *agent, const char *host_id, unsi
 	return index;
 }
 
-/* "tcp:h1:7401" of member "h1:7400": the host as the user wrote it, the port as the node says. */
+/*
+ * "tcp:10.1.2.3:7401" of member "h1:7400": the host as the user wrote it, looked up here because the
+ * application's side of the fabric takes numbers only; the port as the node says.
+ */
+static int member_resolve(
+	const struct agent_member *member, uint16_t port, char endpoint[FABRIC_ENDPOINT_MAX])
+{
+	char host[sizeof member->address];
+	size_t length = (size_t)(strrchr(member->address, ':') - member->address);
+	memcpy(host, member->address, length);
+	host[length] = '\0';
+	return resolve_endpoint(host, port, endpoint);
+}
+
 static int member_endpoint(const struct agent_member *member, const struct ctl_stats *stats,
 	char endpoint[FABRIC_ENDPOINT_MAX])
 {
@@ -197,9 +211,7 @@ static int member_endpoint(const struct agent_member *member, const struct ctl_s
 		length = snprintf(
 			endpoint, FABRIC_ENDPOINT_MAX, "tcp:127.0.0.1:%u", stats->data_port);
 	else if (!agent->embedded && stats->data_port != 0)
-		length = snprintf(endpoint, FABRIC_ENDPOINT_MAX, "tcp:%.*s:%u",
-			(int)(strrchr(member->address, ':') - member->address), member->address,
-			stats->data_port);
+		return member_resolve(member, (uint16_t)stats->data_port, endpoint);
 	return length > 0 && length < FABRIC_ENDPOINT_MAX ? 0 : -EINVAL;
 }
 
@@ -351,6 +363,8 @@ static void note_suspects(const struct agent_member *member, struct question *qu
 static void member_missed(struct agent_member *member, const struct ctl_result *result, bool late)
 {
 	char reason[64];
+	if (member->state == MEMBER_JOINING && member->process_running)
+		return; /* ours, and starting on a busy machine: join_until_ns bounds the wait */
 	if (member->state == MEMBER_JOINING || member->state == MEMBER_ALIAS) {
 		said_once(member, result->status == -ETIMEDOUT ? "does not answer" : result->text);
 		return;

@@ -1,45 +1,58 @@
 /*
- * tests/model/span.pml: one span word in MOVE mode (DESIGN sections 6 and 7). The reference for farmem/span.h,
- * fault.c, evict.c, purge.c and repack.c: an arrow that is not here is not allowed there.
+ * tests/model/span.pml: one span word (DESIGN sections 6 and 7). The reference for farmem/span.h, fault.c, evict.c,
+ * purge.c and repack.c: an arrow that is not here is not allowed there.
  *
- *   word = {state, flags, gen, ref}. ref names: a record position in FAR, FETCHING from far, NEAR|HAS_FAR and
- *   what follows from them; the staging slot in EVICTING and in FETCHING from a rescue.
+ *   word = {state, flags, gen, ref}. ref names a record position in FAR, FETCHING from far and NEAR|HAS_FAR; the
+ *   staging slot in EVICTING and in FETCHING from a rescue.
  *
  *   arrow                                        by        what goes with it, in this order
  *   EMPTY -> FETCHING -> NEAR                    fault     zero page installed before NEAR
- *   NEAR -> EVICTING|TAKING (ref=slot)          evictor   descriptor (old reference) written BEFORE the CAS
- *   EVICTING|TAKING -> EVICTING                  evictor   page MOVEd to staging before; nobody else may touch
- *                                                          a TAKING word: faults and purges wait
- *   EVICTING|TAKING -> NEAR[|HAS_FAR]            evictor   MOVE failed (pinned page)
- *   EVICTING -> EVICTING|SEALED                  evictor   from here on staging is read only until grace
- *   EVICTING -> FETCHING -> NEAR[|HAS_FAR]       fault     MOVE back; the rescuer owns the old reference and
- *                                                          keeps it as HAS_FAR
+ *   NEAR -> EVICTING|TAKING (gen+1)              evictor   descriptor (old reference) written BEFORE the CAS
+ *   EVICTING|TAKING -> EVICTING                  evictor   page MOVEd to staging before; nobody else touches a TAKING
+ *                                                          word: faults and purges wait
+ *   EVICTING|TAKING -> NEAR[|HAS_FAR]            evictor   the page would not move (pinned)
+ *   EVICTING|TAKING -> FAR(old)                  dropper   a handler in need of room: bytes hash to what was fetched
+ *                                                          from old; through a staging slot of its own, never staged
+ *   EVICTING -> EVICTING|SEALED                  evictor   from here on staging is read only, until its grace is over
+ *   EVICTING -> FETCHING -> NEAR[|HAS_FAR]       fault     MOVE back; the rescuer owns the old reference now
  *   EVICTING|SEALED -> FETCHING -> NEAR          fault     COPY; the old reference stays the evictor's
+ *   EVICTING|SEALED -> FETCHING -> NEAR          evictor   the store failed: the bytes go back
  *   EVICTING|SEALED -> FAR(old)                  evictor   bytes hash to what was fetched from old
- *   EVICTING|SEALED -> FAR(new)                  evictor   after all acks and the record's STABLE; then the old
- *                                                          reference is given up
- *   (that CAS fails)                             evictor   new position is born dead; old reference given up
- *   FAR -> FETCHING -> NEAR|HAS_FAR              fault     read, hash remembered, installed, NEAR
- *   EMPTY, NEAR, FAR, EVICTING[|SEALED] -> DROPPING -> EMPTY
- *                                                purge     madvise between the two; then the reference is given
- *                                                          up (an EVICTING word's only when it was not SEALED)
+ *   EVICTING|SEALED -> FAR(new)                  evictor   after all acks and the record's STABLE
+ *   (a CAS to FAR that fails)                    evictor   the new position is born dead. Whatever happens after
+ *                                                          SEALED, the evictor gives the old reference up, once,
+ *                                                          unless it became FAR(old)
+ *   FAR -> FETCHING -> NEAR[|HAS_FAR]            fault     read, installed, hash remembered, NEAR
+ *   EMPTY, NEAR, FAR, EVICTING[|SEALED] -> DROPPING (gen+1) -> EMPTY
+ *                                                purge     madvise between the two. The CAS made the reference its
+ *                                                          own (an EVICTING word's unless SEALED)
  *   FAR(a) -> FAR(b), NEAR|HAS_FAR(a) -> NEAR    repacker  holding the claim on record a
+ *
+ *   Without MOVE (-DWP) the same, but: taking out is write-protect, then copy to staging; a rescue un-protects; and
+ *   EVICTING|SEALED -> DROPPING -> FAR, the page dropped between the two.
+ *   The rescuer must hold the word (FETCHING) while it un-protects: CAS EVICTING -> NEAR and un-protect afterwards
+ *   loses writes, because the next evictor may claim, protect and copy in between, and the late un-protect then lets
+ *   a write through that its drop throws away (BUG_NEAR_THEN_UNPROTECT).
  *
  *   A reference is owned by exactly one word, descriptor or thread; its owner clears the live bit, once. A record
  *   with live == 0 that nobody has claimed goes to limbo. Staging slots and records leave limbo when every thread
  *   that was inside an epoch when they entered has left it (epoch.pml proves the counters that implement this).
  *   Waiting (TAKING, FETCHING, DROPPING) is done OUTSIDE the epoch: it would hold up staging otherwise.
+ *   A rescuer reads descriptor and staging inside an epoch. The purger has none: it reads the descriptor before its
+ *   CAS, and gen tells it that the claim it read about is the claim it took (BUG_NO_GEN: it gives up a reference that
+ *   the slot held for an earlier claim).
  *
  * Data are version numbers, 0 and 1 in turn: any stale copy is exposed by an odd number of writes. `truth` is what a
- * read must see; madvise makes it 0. Accesses are atomic; a missing page faults. Asserted: every read sees truth; a NEAR word's page is present;
- * a live bit is set and cleared once; nothing in staging or far is read after it was given to somebody else.
+ * read must see; madvise makes it 0. Accesses are atomic; a missing page faults, so does a write to a protected one.
+ * Asserted: every read sees truth; a NEAR word's page is present; a live bit is set and cleared once and none is
+ * leaked; nothing in staging or far is read after it was given to somebody else.
  *
- * Actors are chosen by -DAPPS=n -DEVICTORS=n -DPURGERS=n -DREPACKERS=n (0..2, 0..2, 0..1, 0..1).
+ * Actors: -DAPPS=1|2 (threads of the program with their fault handlers) -DEVICTORS=1|2 -DDROPPERS=0|1 -DPURGERS=0|1
+ * -DREPACKERS=0|1. With a purger the run is bounded to GENS claims, so that gen does not wrap.
+ *
  * Steps that only touch what is private to the actor are merged with their neighbour; so is a load with the CAS that
  * follows it when nothing else is read in between (a failed CAS has no effect), and a thread that waits is a thread
  * that has not begun. Reuse is modelled as happening at once, when it is allowed: bytes turn into GARBAGE.
- * There is no gen here: with staging slots named in the word and kept by the grace period, MOVE mode holds without
- * it. It is wp.pml (no MOVE) that needs it.
  * Broken on purpose, each must be found: see `run`.
  */
 #ifndef APPS
@@ -51,10 +64,17 @@
 #ifndef PURGERS
 #define PURGERS 0
 #endif
+#ifndef DROPPERS
+#define DROPPERS 0
+#endif
 #ifndef REPACKERS
 #define REPACKERS 0
 #endif
-#define STAGES EVICTORS
+#ifndef GENS
+#define GENS 4
+#endif
+#define STAGES (EVICTORS + DROPPERS)
+#define PRIVATE (STAGES - 1) /* the dropper's own */
 #define RECORDS (1 + EVICTORS + REPACKERS)
 
 #define EMPTY 0
@@ -88,15 +108,17 @@
 #define S_LIMBO 2
 
 short W = MAKE(EMPTY, 0, NOREF);
-bool present; /* the program's page */
+byte gen;                /* of the word; counted only when a purger needs it */
+bool present, protected; /* the program's page */
 byte val, truth;
 byte hash = NOHASH; /* content remembered at the last fetch, or forgotten */
 byte stage_state[STAGES], stage_val[STAGES] = GARBAGE, stage_old[STAGES] = NOREF, stage_readers[STAGES];
 bool stage_has[STAGES]; /* the page is in staging: not moved back, not dropped */
 byte rec_state[RECORDS], rec_val[RECORDS] = GARBAGE, rec_readers[RECORDS];
 bool rec_live[RECORDS];
-byte inside; /* bit per thread inside an epoch */
-byte i;      /* loop counter of d_steps; always 0 between them */
+byte inside;               /* bit per thread inside an epoch */
+byte purge_ref = NOREF;    /* what the purger owns at the moment: a ghost */
+byte i;                    /* loop counter of d_steps; always 0 between them */
 
 #ifdef BUG_NO_EPOCH
 #define READERS 0
@@ -105,6 +127,14 @@ byte i;      /* loop counter of d_steps; always 0 between them */
 #endif
 
 #define INVARIANT assert(STATE(W) != NEAR || present)
+
+#if PURGERS > 0
+#define MAY_CLAIM (gen < GENS)
+#define CLAIM gen++
+#else
+#define MAY_CLAIM true
+#define CLAIM skip
+#endif
 
 /* The owner of a transient state (TAKING, FETCHING, DROPPING) leaves it: nobody else may have touched it. */
 inline leave(from, to)
@@ -176,9 +206,18 @@ inline clear_live(r)
 
 #define A_RECORD_IS_FREE (rec_state[0] == R_FREE || rec_state[1] == R_FREE || rec_state[RECORDS - 1] == R_FREE)
 
+/* While the only evictor stores, a live reference is its old one, or on its way to be given up. */
+#if EVICTORS == 1 && REPACKERS == 0
+#define NO_LEAK(r) assert(!rec_live[r] || r == stage_old[0] || r == purge_ref)
+#else
+#define NO_LEAK(r) skip
+#endif
+
 /* Slots written and acknowledged, record STABLE. The bytes cannot be seen before a word names them. */
 inline record_write(r, v)
 {
+	NO_LEAK(0);
+	NO_LEAK(RECORDS - 1);
 	r = 0;
 	do
 	:: rec_state[r] == R_FREE -> break
@@ -202,7 +241,7 @@ inline record_write(r, v)
 inline fault_zero()
 {
 	d_step { !present && STATE(W) == EMPTY -> W = MAKE(FETCHING, 0, NOREF) };
-	d_step { assert(!present); present = true; val = 0 };
+	d_step { assert(!present); present = true; protected = false; val = 0 };
 	d_step { leave(MAKE(FETCHING, 0, NOREF), MAKE(NEAR, 0, NOREF)) }
 }
 
@@ -218,6 +257,7 @@ inline fault_fetch(me)
 	atomic {
 		assert(!present);
 		present = true;
+		protected = false;
 		val = t;
 		/* The table of hashes is lossy; when it cannot remember the new hash it must forget the old one. */
 		if
@@ -229,11 +269,53 @@ inline fault_fetch(me)
 #endif
 		fi
 	};
-	d_step {
-		leave(MAKE(FETCHING, HAS_FAR, REF(w)), MAKE(NEAR, HAS_FAR, REF(w)));
-		epoch_exit(me);
-		w = 0; t = 0
-	}
+	if
+	:: d_step {
+			leave(MAKE(FETCHING, HAS_FAR, REF(w)), MAKE(NEAR, HAS_FAR, REF(w)));
+			epoch_exit(me);
+			w = 0; t = 0
+		}
+	:: d_step { /* no room for duplicates */
+			leave(MAKE(FETCHING, HAS_FAR, REF(w)), MAKE(NEAR, 0, NOREF));
+			clear_live(REF(w));
+			epoch_exit(me);
+			w = 0; t = 0
+		}
+	fi
+}
+
+#ifdef WP
+#define FAULTS (present && protected)
+#else
+#define FAULTS (!present)
+#endif
+
+/* The page comes back: itself before the seal, a copy after; without MOVE it was never away. */
+inline rescue_page()
+{
+#ifdef WP
+	d_step { assert(present); protected = false }
+#else
+	if
+#ifdef BUG_MOVE_AFTER_SEAL
+	:: d_step { true ->
+#else
+	:: d_step { (FLAGS(w) & SEALED) ->
+			assert(stage_has[REF(w)] && !present);
+			present = true;
+			val = stage_val[REF(w)]
+		};
+		/* a copy takes its time: staging must still be ours at its end */
+		assert(stage_has[REF(w)] && stage_val[REF(w)] != GARBAGE)
+	:: d_step { !(FLAGS(w) & SEALED) ->
+#endif
+			assert(stage_has[REF(w)] && !present);
+			present = true;
+			val = stage_val[REF(w)];
+			stage_has[REF(w)] = false
+		}
+	fi
+#endif
 }
 
 /*
@@ -242,42 +324,34 @@ inline fault_fetch(me)
  */
 inline fault_rescue(me)
 {
-	d_step { !present && STATE(W) == EVICTING && !MUST_WAIT(W) -> epoch_enter(me); w = W };
+	d_step { FAULTS && STATE(W) == EVICTING && !MUST_WAIT(W) -> epoch_enter(me); w = W };
 	t = stage_old[REF(w)];
+#ifndef BUG_KEEP_REFERENCE
+	d_step {
+		if
+		:: FLAGS(w) & SEALED -> t = NOREF /* it is the evictor's */
+		:: else
+		fi
+	};
+#endif
+#ifdef BUG_NEAR_THEN_UNPROTECT
+	atomic {
+		if
+		:: W == w -> W = MAKE(NEAR, (t != NOREF), t)
+		:: else -> goto rescue_over
+		fi
+	};
+	protected = false;
+#else
 	atomic {
 		if
 		:: W == w -> W = MAKE(FETCHING, FLAGS(w), REF(w))
 		:: else -> goto rescue_over
 		fi
 	};
-	if
-#ifdef BUG_MOVE_AFTER_SEAL
-	:: d_step { true ->
-#else
-	:: d_step { (FLAGS(w) & SEALED) -> /* COPY */
-			assert(stage_has[REF(w)] && !present);
-			present = true;
-			val = stage_val[REF(w)]
-		};
-		/* a copy takes its time: staging must still be ours at its end */
-		assert(stage_has[REF(w)] && stage_val[REF(w)] != GARBAGE)
-	:: d_step { !(FLAGS(w) & SEALED) -> /* MOVE */
+	rescue_page();
+	d_step { leave(MAKE(FETCHING, FLAGS(w), REF(w)), MAKE(NEAR, (t != NOREF), t)) };
 #endif
-			assert(stage_has[REF(w)] && !present);
-			present = true;
-			val = stage_val[REF(w)];
-			stage_has[REF(w)] = false
-		}
-	fi;
-	d_step {
-#ifndef BUG_KEEP_REFERENCE
-		if
-		:: FLAGS(w) & SEALED -> t = NOREF /* it is the evictor's */
-		:: else
-		fi;
-#endif
-		leave(MAKE(FETCHING, FLAGS(w), REF(w)), MAKE(NEAR, (t != NOREF), t))
-	};
 rescue_over:
 	atomic { epoch_exit(me); w = 0; t = 0 }
 }
@@ -289,7 +363,7 @@ proctype app(byte me)
 
 end:	do
 	:: d_step { present -> assert(val == truth) }
-	:: d_step { present -> truth = 1 - truth; val = truth }
+	:: d_step { present && !protected -> truth = 1 - truth; val = truth }
 	:: fault_zero()
 	:: fault_fetch(me)
 	:: fault_rescue(me)
@@ -298,45 +372,82 @@ end:	do
 
 /* ------------------------------------------------------------------ evict.c */
 
-/* A free staging slot, its descriptor, then the claim. */
-inline evict_claim()
+#define A_STAGE_IS_FREE (stage_state[0] == S_FREE || (EVICTORS > 1 && stage_state[1] == S_FREE))
+
+/* A staging slot, its descriptor, then the claim. */
+inline evict_claim(slot)
 {
-	d_step {
-		STATE(W) == NEAR && (stage_state[0] == S_FREE || stage_state[STAGES - 1] == S_FREE) ->
-		w = W;
-		s = (stage_state[0] == S_FREE -> 0 : STAGES - 1);
-		stage_state[s] = S_USED;
-		stage_old[s] = ((FLAGS(w) & HAS_FAR) -> REF(w) : NOREF);
-		W = MAKE(EVICTING, TAKING, s)
-	}
+	w = W;
+	s = slot;
+	stage_state[s] = S_USED;
+	stage_old[s] = ((FLAGS(w) & HAS_FAR) -> REF(w) : NOREF);
+	CLAIM;
+	W = MAKE(EVICTING, TAKING, s)
 }
 
-/* Staging and the program's page change places; or the kernel refuses (EBUSY) and the word goes back. */
+/* Staging and the program's page change places (or: the page is protected, then copied). */
 inline evict_take()
 {
-	if
-	:: d_step {
-			assert(present && !stage_has[s]);
-			stage_has[s] = true;
-			stage_val[s] = val;
-			present = false;
-			val = GARBAGE
-		};
-		d_step { leave(MAKE(EVICTING, TAKING, s), MAKE(EVICTING, 0, s)) }
-	:: d_step { leave(MAKE(EVICTING, TAKING, s), w) }; goto evict_over
-	fi
+#ifdef WP
+	d_step { assert(present); protected = true };
+	d_step { assert(present && !stage_has[s]); stage_has[s] = true; stage_val[s] = val }
+#else
+	d_step {
+		assert(present && !stage_has[s]);
+		stage_has[s] = true;
+		stage_val[s] = val;
+		present = false;
+		val = GARBAGE
+	}
+#endif
 }
 
 #define OLD stage_old[s]
 #define IS_CLEAN (OLD != NOREF && hash != NOHASH && hash == stage_val[s])
 
+/* SEALED -> FAR(r). ok: it is so now. */
+inline evict_publish(r)
+{
+#ifdef WP
+	d_step {
+		ok = (W == MAKE(EVICTING, SEALED, s));
+		if
+#ifdef BUG_PUBLISH_BEFORE_DROP
+		:: ok -> W = MAKE(FAR, 0, r)
+#else
+		:: ok -> W = MAKE(DROPPING, SEALED, s)
+#endif
+		:: else
+		fi
+	};
+	if
+	:: ok ->
+		d_step { present = false; protected = false; val = GARBAGE; INVARIANT };
+#ifndef BUG_PUBLISH_BEFORE_DROP
+		d_step { leave(MAKE(DROPPING, SEALED, s), MAKE(FAR, 0, r)) }
+#endif
+	:: else
+	fi
+#else
+	d_step {
+		assert(stage_has[s]);
+		ok = (W == MAKE(EVICTING, SEALED, s));
+		if
+		:: ok -> W = MAKE(FAR, 0, r)
+		:: else
+		fi
+	}
+#endif
+}
+
 /* Same bytes as the old copy: nothing is written. SEALED made the old reference ours. */
 inline evict_clean()
 {
+	evict_publish(OLD);
 	d_step {
 		if
-		:: W == MAKE(EVICTING, SEALED, s) -> W = MAKE(FAR, 0, OLD)
-		:: else -> clear_live(OLD)
+		:: !ok -> clear_live(OLD)
+		:: else
 		fi
 	}
 }
@@ -352,17 +463,42 @@ inline evict_store()
 		record_write(r, stage_val[s])
 #endif
 	};
+	evict_publish(r);
 	d_step {
-		assert(stage_has[s]);
 		if
-		:: W == MAKE(EVICTING, SEALED, s) -> W = MAKE(FAR, 0, r)
-		:: else -> clear_live(r) /* rescued or purged meanwhile: born dead */
+		:: !ok -> clear_live(r) /* rescued or purged meanwhile: born dead */
+		:: else
+		fi
+#ifdef BUG_PUBLISH_BEFORE_ACK
+		;
+		rec_val[r] = stage_val[s]
+#endif
+	};
+	d_step {
+		if
+		:: OLD != NOREF -> clear_live(OLD)
+		:: else
+		fi
+	}
+}
+
+/* The nodes would not have it. */
+inline evict_give_back()
+{
+	atomic {
+		if
+		:: W == MAKE(EVICTING, SEALED, s) -> W = MAKE(FETCHING, SEALED, s)
+		:: else -> goto given_back
 		fi
 	};
-#ifdef BUG_PUBLISH_BEFORE_ACK
-	rec_val[r] = stage_val[s];
+#ifdef WP
+	d_step { assert(present); protected = false };
+#else
+	d_step { assert(!present && stage_has[s]); present = true; val = stage_val[s] };
 #endif
-	d_step {
+	d_step { leave(MAKE(FETCHING, SEALED, s), MAKE(NEAR, 0, NOREF)) };
+given_back:
+	atomic {
 		if
 		:: OLD != NOREF -> clear_live(OLD)
 		:: else
@@ -374,10 +510,19 @@ proctype evictor()
 {
 	short w;
 	byte s, r;
+	bool ok;
 
 end:	do
-	:: evict_claim();
-		evict_take();
+	:: d_step {
+			STATE(W) == NEAR && A_STAGE_IS_FREE && MAY_CLAIM ->
+			evict_claim((stage_state[0] == S_FREE -> 0 : 1))
+		};
+		if
+		:: evict_take();
+			d_step { leave(MAKE(EVICTING, TAKING, s), MAKE(EVICTING, 0, s)) }
+		:: d_step { leave(MAKE(EVICTING, TAKING, s), w) };
+			goto evict_over /* EBUSY */
+		fi;
 		atomic { /* seal */
 			if
 			:: W == MAKE(EVICTING, 0, s) -> W = MAKE(EVICTING, SEALED, s)
@@ -387,6 +532,7 @@ end:	do
 		if
 		:: IS_CLEAN -> evict_clean()
 		:: !IS_CLEAN -> evict_store()
+		:: !IS_CLEAN -> evict_give_back()
 		fi;
 evict_over:
 		atomic {
@@ -397,49 +543,100 @@ evict_over:
 			stage_state[s] = S_LIMBO;
 			stage_readers[s] = READERS;
 			stage_reuse_if_allowed(s);
-			w = 0; s = 0; r = 0
+			w = 0; s = 0; r = 0; ok = 0
 		}
 	od
 }
+
+/* evict_drop_clean: a handler whose fetch finds no room. The word stays TAKING until the page's fate is decided. */
+#if DROPPERS > 0
+proctype dropper()
+{
+	short w;
+	byte s;
+
+end:	do
+	:: d_step { STATE(W) == NEAR && (FLAGS(W) & HAS_FAR) && MAY_CLAIM -> evict_claim(PRIVATE) };
+		evict_take();
+		if
+		:: IS_CLEAN ->
+			d_step { leave(MAKE(EVICTING, TAKING, s), MAKE(FAR, 0, OLD)) }
+		:: !IS_CLEAN ->
+			d_step { present = true; val = stage_val[s] };
+			d_step { leave(MAKE(EVICTING, TAKING, s), w) }
+		fi;
+		d_step { /* at once: nobody was told of this slot but by a TAKING word */
+			stage_state[s] = S_LIMBO;
+			stage_readers[s] = 0;
+			stage_reuse_if_allowed(s);
+			w = 0; s = 0
+		}
+	od
+}
+#endif
 
 /* ------------------------------------------------------------------ purge.c */
 
 #define IS_STAGED(w) (STATE(w) == EVICTING && !(FLAGS(w) & SEALED))
 #define NAMES_FAR(w) (STATE(w) == FAR || (STATE(w) == NEAR && (FLAGS(w) & HAS_FAR)))
 
+#ifdef BUG_NO_GEN
+#define SAME_CLAIM (W == w)
+#else
+#define SAME_CLAIM (W == w && gen == g)
+#endif
+
 inline purge_madvise()
 {
 	present = false;
+	protected = false;
 	val = GARBAGE;
 	truth = 0
 }
 
-#if PURGERS > 0
-proctype purger(byte me)
+inline purge_release()
 {
-	short w;
-	byte t;
-
-end:	do
-	:: d_step { !MUST_WAIT(W) -> epoch_enter(me); w = W; t = (NAMES_FAR(w) -> REF(w) : NOREF) };
+	d_step {
 		if
-		:: d_step { IS_STAGED(w) -> t = stage_old[REF(w)] }
+		:: t != NOREF -> clear_live(t)
 		:: else
 		fi;
-#ifdef BUG_LIVE_BEFORE_WORD
-		d_step {
-			if
-			:: t != NOREF && W == w -> clear_live(t)
-			:: else
-			fi
+		purge_ref = NOREF
+	}
+}
+
+#if PURGERS > 0
+proctype purger()
+{
+	short w;
+	byte t, g;
+
+end:	do
+	:: d_step {
+			!MUST_WAIT(W) && MAY_CLAIM ->
+			w = W;
+			g = gen;
+			t = (NAMES_FAR(w) -> REF(w) : NOREF)
 		};
+		if
+		:: d_step { IS_STAGED(w) -> t = stage_old[REF(w)] }
+		:: !IS_STAGED(w)
+		fi;
+#ifdef BUG_LIVE_BEFORE_WORD
+		if
+		:: SAME_CLAIM -> purge_release()
+		:: else
+		fi;
 #endif
 		atomic {
 			if
-			:: W == w -> W = MAKE(DROPPING, 0, NOREF)
+			:: SAME_CLAIM && MAY_CLAIM -> W = MAKE(DROPPING, 0, NOREF); CLAIM; purge_ref = t
 			:: else -> goto purge_over
 			fi
 		};
+#ifndef BUG_LIVE_BEFORE_WORD
+		purge_release();
+#endif
 #ifdef BUG_EMPTY_BEFORE_MADVISE
 		d_step { leave(MAKE(DROPPING, 0, NOREF), MAKE(EMPTY, 0, NOREF)) };
 		d_step { purge_madvise(); INVARIANT };
@@ -447,16 +644,8 @@ end:	do
 		d_step { purge_madvise() };
 		d_step { leave(MAKE(DROPPING, 0, NOREF), MAKE(EMPTY, 0, NOREF)) };
 #endif
-#ifndef BUG_LIVE_BEFORE_WORD
-		d_step {
-			if
-			:: t != NOREF -> clear_live(t)
-			:: else
-			fi
-		};
-#endif
 purge_over:
-		atomic { epoch_exit(me); w = 0; t = 0 }
+		atomic { w = 0; t = 0; g = 0 }
 	od
 }
 #endif
@@ -529,14 +718,15 @@ init
 #if APPS > 1
 		run app(1);
 #endif
-#if EVICTORS > 0
 		run evictor();
-#endif
 #if EVICTORS > 1
 		run evictor();
 #endif
+#if DROPPERS > 0
+		run dropper();
+#endif
 #if PURGERS > 0
-		run purger(2);
+		run purger();
 #endif
 #if REPACKERS > 0
 		run repacker();

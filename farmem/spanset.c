@@ -9,6 +9,7 @@
 #include "farmem/spanset.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/assert.h"
 #include "base/clock.h"
@@ -269,9 +270,8 @@ static int spanset_write_all(struct spanset_io *io)
 {
 	struct spanset_store_job *job = &io->job;
 	unsigned n = (unsigned)job->g->k + job->g->m;
-	uint64_t begun = clock_now_ns();
 	int rc = 0;
-	job->deadline_ns = begun + io->soft_deadline_ns;
+	job->deadline_ns = clock_now_ns() + io->soft_deadline_ns;
 	for (unsigned pos = 0; pos < n; pos++)
 		spanset_post_column(io, pos);
 	while (job->outstanding > 0)
@@ -279,13 +279,13 @@ static int spanset_write_all(struct spanset_io *io)
 	for (unsigned pos = 0; pos < n; pos++)
 		if (job->status[pos] != 0)
 			rc = -EIO;
-	hist_record(&io->core->catalog.stats->store_ns, clock_now_ns() - begun);
 	return rc;
 }
 
 static int spanset_store_into(struct spanset_io *io)
 {
 	struct spanset_store_job *job = &io->job;
+	uint64_t begun = clock_now_ns();
 	job->code = core_code(io->core, job->g->k, job->g->m);
 	job->outstanding = 0;
 	for (unsigned pos = 0; pos < EC_N_MAX; pos++)
@@ -299,6 +299,7 @@ static int spanset_store_into(struct spanset_io *io)
 		spanset_encode(io, set);
 	}
 	int rc = spanset_write_all(io); /* invariant 1: all k+m acknowledged, or nothing happened */
+	hist_record(&io->core->catalog.stats->store_ns, clock_now_ns() - begun);
 	if (rc != 0) {
 		catalog_count(&io->core->catalog, store_failures, 1);
 		spanset_store_undo(io, job->sets);
@@ -581,6 +582,12 @@ static bool spanset_beyond_m(struct spanset_io *io, const struct spanset_fetch *
 static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *f)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	/* Its own bytes after all: they need no others, which may be gone beyond m by now. */
+	if (f->good & (1u << f->pos)) {
+		memcpy(f->bytes, spanset_workspace(io, f, f->pos), FM_PAGE_SIZE);
+		spanset_fetch_finish(io, f, 0);
+		return;
+	}
 	if ((unsigned)__builtin_popcount(f->good) >= g->k) {
 		spanset_rebuild(io, f);
 		bool good = spanset_piece_good(io, f, f->pos, f->bytes);

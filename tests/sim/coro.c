@@ -275,7 +275,8 @@ void sim_fail(const char *format, ...)
 	va_start(arguments, format);
 	vprintf(format, arguments);
 	va_end(arguments);
-	printf("\n");
+	printf("\nsim: ");
+	sim_print_state();
 	sim_print_command();
 	fflush(stdout);
 	_exit(1);

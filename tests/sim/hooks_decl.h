@@ -16,5 +16,6 @@ void sim_seed(uint64_t seed);
 void sim_clock_open(void);
 /* sim_test.c: seed, commit and the command that repeats this run. */
 void sim_print_command(void);
+void sim_print_state(void);
 
 #endif

@@ -166,7 +166,7 @@ static void handler_main(void *argument)
 		if (moved)
 			sim_yield();
 		else if (!fault_idle(h))
-			sim_sleep_ns(1 + sim_below(1ull << sim_below(20)));
+			sim_sleep_ns(1 + sim_below(1ull << sim_below(23)));
 		else
 			sim_handler_sleeps(h->st->index, sim_self());
 	}
@@ -362,6 +362,28 @@ static void run_one(void)
 static uint64_t steps_given;
 static const char *evict_given = "";
 
+/* Where things stand, for a run that ends before its time. */
+void sim_print_state(void)
+{
+	unsigned states[16] = {0};
+	const struct budget *b = &sim.core.budget;
+	if (sim.core.catalog.header == NULL)
+		return;
+	for (uint32_t i = 0; i < sim.scenario.pages; i++)
+		states[span_state(span_load(
+			sim.core.catalog.words, (struct page_id){sim_program_page(i)}))]++;
+	for (unsigned i = 0; i < 7; i++)
+		printf("%s %u ", span_state_name((enum span_state)i), states[i]);
+	printf("\nsim: near %lld staging %lld far %lld retained %lld of %llu; steps %llu; groups %u of %u, "
+	       "agent %u, full %u\n",
+		(long long)b->near_pages, (long long)b->staging_pages, (long long)b->far_pages,
+		(long long)b->retained_pages, (unsigned long long)b->limit_pages,
+		(unsigned long long)sim.steps_done, sim.core.catalog.header->groups_count,
+		sim.core.catalog.header->groups_wanted, sim.core.catalog.header->agent_state,
+		sim.stripes[0].full);
+	run_print();
+}
+
 void sim_print_command(void)
 {
 #ifdef SIM_COMMIT
@@ -376,6 +398,7 @@ static void on_signal(int number)
 {
 	const char *name = number == SIGALRM ? "no end in real time" : strsignal(number);
 	printf("sim: FAILED at %.6f s: %s\n", (double)sim.now_ns / 1e9, name);
+	sim_print_state();
 	sim_print_command();
 	fflush(stdout);
 	_exit(1);

@@ -78,13 +78,18 @@ static uint32_t random_size(uint64_t random)
 	return top + (uint32_t)((random >> 8) & (top - 1));
 }
 
+static void block_free(struct worker *w, struct block *b)
+{
+	if (b->bytes != NULL)
+		w->wrong += b->bytes[0] != b->mark || b->bytes[b->size - 1] != b->mark;
+	free(b->bytes);
+}
+
 static void block_replace(struct worker *w, struct block *b)
 {
 	uint64_t random = bench_random(&w->random);
 
-	if (b->bytes != NULL)
-		w->wrong += b->bytes[0] != b->mark || b->bytes[b->size - 1] != b->mark;
-	free(b->bytes);
+	block_free(w, b);
 	b->size = FM_MIN(random_size(random), 4096u);
 	b->mark = (uint8_t)(random >> 40);
 	b->bytes = malloc(b->size);
@@ -131,10 +136,23 @@ static int setup(void)
 	return 0;
 }
 
+/* Frees all that is left; returns how many blocks held wrong bytes, over the whole run. */
+static uint64_t finish(void)
+{
+	uint64_t wrong = 0;
+
+	for (uint64_t i = 0; i < options.threads; i++) {
+		for (uint64_t j = 0; j < options.live; j++)
+			block_free(&workers[i], &workers[i].blocks[j]);
+		wrong += workers[i].wrong;
+	}
+	return wrong;
+}
+
 int main(int argc, char **argv)
 {
 	double ns[ROUNDS];
-	uint64_t wrong = 0;
+	uint64_t wrong;
 	struct bench_report report;
 	int status = bench_parse(&program, &options, argc, argv, NULL);
 
@@ -147,8 +165,7 @@ int main(int argc, char **argv)
 		return status;
 	for (unsigned round = 0; round < ROUNDS; round++)
 		ns[round] = round_ns_per_pair();
-	for (uint64_t i = 0; i < options.threads; i++)
-		wrong += workers[i].wrong;
+	wrong = finish();
 	if (wrong != 0)
 		return bench_fail("%llu blocks held wrong bytes", (unsigned long long)wrong);
 	bench_report_open(&report, program.name, options.common.json);

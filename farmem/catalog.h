@@ -106,7 +106,7 @@ struct catalog_stats {
 	/* histograms, nanoseconds */
 	struct hist fault_ns; /* message read -> page installed */
 	struct hist fetch_ns; /* the network read alone */
-	struct hist store_ns; /* one batch: first post -> last acknowledgement */
+	struct hist store_ns; /* one batch: encoding -> last acknowledgement */
 	struct hist degraded_ns;
 };
 

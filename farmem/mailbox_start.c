@@ -167,6 +167,9 @@ static int agent_find(const struct mailbox_environment *environment, char path[P
 
 /* ---- the two processes ---- */
 
+/* Their stack frames end by exec and _exit, not by returning: sanitizers keep books of frames. */
+#define LAUNCH_FUNCTION __attribute__((no_sanitize("address", "thread", "undefined")))
+
 struct launch {
 	const char *path;
 	char *const *argv;
@@ -176,7 +179,7 @@ struct launch {
 	int error;         /* of whatever failed; written by processes that share our memory */
 };
 
-static void signals_default(void)
+LAUNCH_FUNCTION static void signals_default(void)
 {
 	/* The kernel's own layout: libc's sigaction refuses signals 32 and 33. */
 	const struct {
@@ -192,7 +195,7 @@ static void signals_default(void)
 }
 
 /* The agent until its exec: nothing inherited but 0, 1, 2 (of /dev/null) and the ready pipe. */
-static int launch_agent(void *argument)
+LAUNCH_FUNCTION static int launch_agent(void *argument)
 {
 	struct launch *launch = argument;
 	int ready = fcntl(launch->ready_fd, F_DUPFD, AGENT_READY_FD + 1);
@@ -212,7 +215,7 @@ fail:
 	_exit(127);
 }
 
-static int launch_middle(void *argument)
+LAUNCH_FUNCTION static int launch_middle(void *argument)
 {
 	struct launch *launch = argument;
 	setsid();

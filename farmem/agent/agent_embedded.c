@@ -245,6 +245,7 @@ static int member_take_dir(struct agent_member *member, unsigned *number)
 int embedded_begin(struct agent *agent)
 {
 	const struct fm_config *config = &agent->config;
+	char dir[sizeof agent->members[0].dir];
 	uint64_t count = config->embedded_count != 0 ? config->embedded_count
 						     : config->code.k + config->code.m + 1;
 	unsigned number = 0;
@@ -254,8 +255,9 @@ int embedded_begin(struct agent *agent)
 		int error = member_take_dir(member, &number);
 		if (error != 0)
 			return error;
+		memcpy(dir, member->dir, sizeof dir);
 		snprintf(member->name, sizeof member->name, "embedded-%u", i);
-		snprintf(member->address, sizeof member->address, "unix:%s/ctl.sock", member->dir);
+		snprintf(member->address, sizeof member->address, "unix:%s/ctl.sock", dir);
 		member->join_until_ns = agent->started_ns + JOIN_NS;
 		member_start(member);
 	}

@@ -19,7 +19,7 @@ TEST(groups_are_filled_over_distinct_nodes)
 	printf("     first group %.0f ms after nothing was there\n",
 		(double)(clock_now_ns() - begun_ns) / (double)NS_PER_MS);
 	want(runtime, 5);
-	CHECK(has_nodes(runtime, 7));
+	CHECK(pump(runtime, has_nodes, 7));
 	for (unsigned g = 0; g < 5; g++) {
 		check_group(runtime, g, 4, 2);
 		CHECK_EQ(runtime->catalog.groups[g].state, GROUP_OPEN);
@@ -35,6 +35,7 @@ TEST(columns_and_parity_are_spread_evenly)
 	unsigned parity_at[NODES_MAX] = {0}, columns_at[NODES_MAX] = {0};
 	tree_begin();
 	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, 7));
 	want(runtime, 21);
 	for (unsigned g = 0; g < 21; g++)
 		for (unsigned p = 0; p < 6; p++) {

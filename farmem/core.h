@@ -132,10 +132,10 @@ int epoch_register(struct core *core, const char *name, struct epoch_thread *thr
 void epoch_unregister(struct epoch_thread *thread);
 static inline void epoch_enter(struct epoch_thread *thread)
 {
-	/* Partner: epoch_passed. The store is ordered before every later load of a word (seq_cst).
-	 */
-	uint64_t now = atomic_load_explicit(thread->epoch, memory_order_relaxed);
-	atomic_store_explicit(&thread->line->active, now, memory_order_seq_cst);
+	/* Partner: epoch_passed. The fence orders the store before every later load of a word. */
+	uint64_t now = atomic_load_explicit(thread->epoch, memory_order_acquire);
+	atomic_store_explicit(&thread->line->active, now, memory_order_relaxed);
+	atomic_thread_fence(memory_order_seq_cst);
 }
 static inline void epoch_exit(struct epoch_thread *thread)
 {

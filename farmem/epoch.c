@@ -47,9 +47,10 @@ uint64_t epoch_stamp(struct core *core)
 
 bool epoch_passed(struct core *core, uint64_t stamp)
 {
+	atomic_thread_fence(memory_order_seq_cst); /* partner: epoch_enter */
 	for (unsigned i = 0; i < CATALOG_THREADS_MAX; i++) {
 		uint64_t active = atomic_load_explicit(
-			&core->catalog.threads[i].active, memory_order_seq_cst);
+			&core->catalog.threads[i].active, memory_order_acquire);
 		if (active != EPOCH_IDLE && active <= stamp)
 			return false;
 	}

@@ -287,7 +287,8 @@ static bool evict_clean(struct stripe *st, uint32_t slot, struct span_word seale
 	if (reference == STAGE_NO_REFERENCE)
 		return false;
 	struct clean_hash hash = clean_hash_page(stripe_staged_bytes(st, slot));
-	if (!clean_matches(&core->clean, (struct page_id){page}, hash)) {
+	if (!record_whole(core, ssid_make(reference & UINT32_MAX)) ||
+		!clean_matches(&core->clean, (struct page_id){page}, hash)) {
 		evict_release(st, reference);
 		return false;
 	}
@@ -455,7 +456,9 @@ static bool evict_settle_one(struct stripe *st, uint32_t page, uint32_t slot)
 	uint64_t reference = stage_reference(st, slot);
 	struct clean_hash hash = clean_hash_page(stripe_staged_bytes(st, slot));
 	/* The duplicate may have been given up between the look and the claim. */
-	bool clean = reference != STAGE_NO_REFERENCE && clean_matches(&st->core->clean, id, hash);
+	bool clean = reference != STAGE_NO_REFERENCE &&
+		     record_whole(st->core, ssid_make(reference & UINT32_MAX)) &&
+		     clean_matches(&st->core->clean, id, hash);
 	int rc;
 	if (clean) {
 		rc = st->pager->ops->drop_staging(st->pager, slot, 1);

@@ -108,6 +108,16 @@ void record_clear_live(struct core *core, struct ssid id, unsigned pos)
 		(void)ring_push(&core->reclaim.dead, id.v);
 }
 
+bool record_whole(const struct core *core, struct ssid id)
+{
+	uint32_t group = record_hdr_group(record_load(record_at(core, id)));
+	const struct catalog_group *g = &core->catalog.groups[group];
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+		if (atomic_load_explicit(&g->columns[pos].lost, memory_order_acquire))
+			return false;
+	return true;
+}
+
 bool record_claim(struct core *core, struct ssid id)
 {
 	struct record r = record_at(core, id);

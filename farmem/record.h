@@ -101,6 +101,8 @@ void record_publish(struct core *core, struct ssid id, uint32_t group, uint32_t 
 /* The owner of reference (id, pos) gives it up (R2). A record without live positions is queued to
  * be freed. */
 void record_clear_live(struct core *core, struct ssid id, unsigned pos);
+/* Has the record's group all its columns? Else a near copy must not be given up for the far one. */
+bool record_whole(const struct core *core, struct ssid id);
 /* STABLE -> CLAIMED, -> STABLE. claim: false when somebody else has it. */
 bool record_claim(struct core *core, struct ssid id);
 void record_unclaim(struct core *core, struct ssid id);

@@ -283,8 +283,9 @@ int daemon_options_read(
 		return -EINVAL;
 	if (machine_memory_read(&machine) != 0)
 		return wrong(error, "/proc/meminfo cannot be read");
+	/* Hugetlb pages, else transparent ones, else small ones: each falls back to the next. */
 	if (options->huge_pages == HUGE_PAGES_AUTO)
-		options->huge_pages = machine.huge_pages_free > 0 ? HUGE_PAGES_YES : HUGE_PAGES_NO;
+		options->huge_pages = HUGE_PAGES_YES;
 	if (check_addresses(options, error) != 0 || check_memory(options, &machine, error) != 0)
 		return -EINVAL;
 	return check_texts(options, error);

@@ -54,6 +54,7 @@ static void dip_measure_before(
 	dip->before_ops = sum / count;
 	dip->before_p99_us /= count;
 	deviation = sqrt(fmax(0, squares / count - dip->before_ops * dip->before_ops));
+	dip->noise = dip->before_ops > 0 ? deviation / dip->before_ops : 0;
 	dip->threshold_ops = fmin(0.9 * dip->before_ops, dip->before_ops - 2 * deviation);
 }
 

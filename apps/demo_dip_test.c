@@ -83,6 +83,7 @@ TEST(a_noisy_load_raises_the_bar_for_what_is_a_dip)
 		timeline.load[i].ops = i % 2 ? 50000 : 30000;
 	timeline_dip(&timeline, 0, &dip);
 	CHECK_EQ(dip.length_s, 0);
+	CHECK(fabs(dip.noise - 0.25) < 0.01);
 }
 
 TEST(degraded_reads_are_counted_from_event_to_event)

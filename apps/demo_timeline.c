@@ -14,6 +14,7 @@
 
 #define ROW_S 0.5 /* a line of the text timeline */
 #define BAR_WIDTH 32
+#define NOISE_MAX 0.25  /* standard deviation of 100 ms samples that hides dips */
 #define PAPER_DIP_S 0.6 /* Carbink, OSDI 2022: throughput disturbed after one machine's failure */
 #define PAPER_DROP 0.36 /* its average drop */
 
@@ -72,16 +73,19 @@ static void print_dip(const struct timeline *timeline, unsigned event)
 
 	timeline_dip(timeline, event, &dip);
 	printf("%s (at %.1f s):\n", timeline->events[event].text, timeline->events[event].at_s);
-	if (dip.length_s == 0)
+	if (dip.length_s == 0 && dip.noise > NOISE_MAX)
+		printf("  the load varied too much by itself for a dip to be seen");
+	else if (dip.length_s == 0)
 		printf("  no disturbed 100 ms sample");
 	else
 		printf("  disturbed for %.1f s%s, average drop %.0f %%, deepest 100 ms %.0f ops/s",
 			dip.length_s, dip.recovered ? "" : " (not over at the end)", 100 * dip.drop,
 			dip.deepest_ops);
 	printf(" [paper, one node: %.1f s, %.0f %%]\n", PAPER_DIP_S, 100 * PAPER_DROP);
-	printf("  ops/s before the first kill %.0f, two seconds at the end of this stretch %.0f "
+	printf("  ops/s before the first kill %.0f (+-%.0f %%), two seconds at the end of this "
+	       "stretch %.0f "
 	       "(%.0f %%)\n",
-		dip.before_ops, dip.after_ops,
+		dip.before_ops, 100 * dip.noise, dip.after_ops,
 		dip.before_ops > 0 ? 100 * dip.after_ops / dip.before_ops : 0);
 	printf("  p99 before %.2f ms, worst after %.2f ms; degraded reads %.0f\n",
 		dip.before_p99_us / 1e3, dip.worst_p99_us / 1e3, dip.degraded_reads);

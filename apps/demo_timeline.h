@@ -66,6 +66,7 @@ int timeline_read_events(struct timeline *timeline, FILE *file) FM_MUST_USE;
 
 struct dip {
 	double before_ops, threshold_ops; /* per second */
+	double noise;                     /* standard deviation before, as a share of before_ops */
 	double length_s;                  /* 0: nothing was disturbed */
 	double drop;                      /* mean over the dip, 0..1 */
 	double deepest_ops;

@@ -38,7 +38,7 @@ static const char *const bug_names[BUG_COUNT] = {
 	.budget_pages = 256, .retain_pages = 256, .region_slots = 64, .node_regions = 24,            \
 	.records_max = 4096, .on_full = ON_FULL_WAIT, .latency_ns = 5000, .purges = true
 
-#define SIM_BAD_NETWORK .drop = 2000, .late = 3000, .torn = 2000, .delay = 5000, .refuse = 500
+#define SIM_BAD_NETWORK .drop = 3000, .late = 6000, .torn = 4000, .delay = 8000, .refuse = 1000
 
 static const struct sim_scenario scenarios[] = {
 	{.name = "calm", .about = "nothing fails", SIM_USUAL, .reuses = true},
@@ -46,6 +46,8 @@ static const struct sim_scenario scenarios[] = {
 		.crash_every_ns = 40 * NS_PER_MS},
 	{.name = "network", .about = "drops, delays, late and torn writes, partitions", SIM_USUAL,
 		SIM_BAD_NETWORK, .part_every_ns = 80 * NS_PER_MS, .slow_every_ns = 40 * NS_PER_MS},
+	{.name = "late", .about = "writes that land long after they were given up", SIM_USUAL,
+		.late = 40000, .torn = 5000},
 	{.name = "flip", .about = "stored bytes change", SIM_USUAL, .flip_every_ns = 2 * NS_PER_MS,
 		.crash_every_ns = 200 * NS_PER_MS},
 	{.name = "pins", .about = "pages that will not move, stores that fail, a poor agent", SIM_USUAL,
@@ -81,6 +83,8 @@ static void scenario_adjust(struct sim_scenario *s)
 		s->stripes = s->handlers = 2;
 		s->programs = 5;
 		s->budget_pages = 320;
+	} else if (strcmp(s->name, "late") == 0) {
+		s->region_slots = 24; /* soon used again */
 	} else if (strcmp(s->name, "narrow") == 0) {
 		s->hosts_spare = 0;
 	} else if (strcmp(s->name, "codes") == 0) {

@@ -2,3 +2,13 @@
 foreach(noun span record slot epoch clean catalog)
 	fm_test(${noun}_test SOURCES ${noun}_test.c DEPS runtime ec fabric base LABELS unit)
 endforeach()
+
+# On real memory nodes in other processes, on both fabrics.
+add_executable(spanset_test spanset_test.c)
+target_link_libraries(spanset_test PRIVATE fm_runtime fm_memnode fm_ec fm_fabric fm_base)
+set_target_properties(spanset_test PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+foreach(fabric shm tcp)
+	add_test(NAME spanset_test@${fabric} COMMAND spanset_test ${fabric})
+	set_tests_properties(spanset_test@${fabric} PROPERTIES
+		LABELS fabric TIMEOUT 180 SKIP_RETURN_CODE 77)
+endforeach()

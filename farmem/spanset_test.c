@@ -1,0 +1,405 @@
+/*
+ * farmem/spanset_test.c: storing and fetching spansets on real memory nodes in other processes.
+ *
+ * `spanset_test shm` and `spanset_test tcp` run the same cases; a second word filters. Nodes die by
+ * SIGKILL; every pattern of at most m losses must give back every byte, one more must be told.
+ */
+#define TEST_MAIN_OWN
+#include "farmem/core_test.h"
+
+#include "base/crc.h"
+#include "farmem/spanset.h"
+#include "rpc/fabric_node_test.h"
+
+#define NODES_MAX 12u
+#define REGION_BYTES (2u << 20)
+#define BATCH SPANSET_BATCH_PAGES
+
+static int transport;
+static struct node nodes[NODES_MAX];
+static unsigned nodes_count;
+static struct core core;
+static struct spanset_io *io;
+static uint8_t *pages; /* BATCH of them: what was stored last */
+static struct spanset_item items[BATCH];
+
+/* ---- a cluster of k+m nodes, one group ---- */
+
+static void node_boot(unsigned i)
+{
+	struct node made = {0};
+	node_start(&made, 0);
+	nodes[i] = made;
+	struct catalog_node *n = &core.catalog.nodes[i];
+	snprintf(n->name, sizeof(n->name), "node-%u", i);
+	snprintf(n->endpoint, sizeof(n->endpoint), "%s", nodes[i].endpoint[transport]);
+	n->host = i;
+	atomic_store(&n->state, NODE_UP);
+}
+
+static void group_make(uint32_t group, unsigned k, unsigned m, unsigned first_node)
+{
+	core_test_group(&core, group, k, m, REGION_BYTES / FM_PAGE_SIZE);
+	for (unsigned pos = 0; pos < k + m; pos++) {
+		struct catalog_column *c = &core.catalog.groups[group].columns[pos];
+		c->node = (uint16_t)((first_node + pos) % nodes_count);
+		CHECK_EQ(node_reserve(&nodes[c->node], REGION_BYTES, &c->capability), 0);
+	}
+}
+
+static void io_open(void)
+{
+	struct spanset_io_options options = {.name = "test",
+		.spin_ns = 20000,
+		.fetch_deadline_ns = NS_PER_S,
+		.store_deadline_ns = 2 * NS_PER_S,
+		.stores = true};
+	CHECK_EQ(spanset_io_open(&core, &options, &io), 0);
+}
+
+static void begin(unsigned k, unsigned m, unsigned count)
+{
+	core_test_open(&core, &(struct core_test_options){
+				      .k = k, .m = m, .records_max = 1024, .region_bytes = REGION_BYTES});
+	nodes_count = count;
+	for (unsigned i = 0; i < count; i++)
+		node_boot(i);
+	group_make(0, k, m, 0);
+	io_open();
+}
+
+static void end(void)
+{
+	spanset_io_close(io);
+	for (unsigned i = 0; i < nodes_count; i++)
+		node_kill(&nodes[i]);
+	core_test_close(&core);
+}
+
+/* A shm client looks for its node's end once in a millisecond: until then the dead still answer. */
+static void lose(unsigned i)
+{
+	node_kill(&nodes[i]);
+	uint64_t until = clock_now_ns() + 2 * NS_PER_MS;
+	while (transport == NODE_SHM && clock_now_ns() < until)
+		clock_pause(until);
+}
+
+/* As the agent does it, sooner or later. */
+static void write_off(unsigned node)
+{
+	for (uint32_t g = 0; g < core.catalog.header->groups_count; g++)
+		for (unsigned pos = 0; pos < EC_N_MAX; pos++)
+			if (core.catalog.groups[g].columns[pos].node == node)
+				atomic_store(&core.catalog.groups[g].columns[pos].lost, 1);
+	atomic_store(&core.catalog.nodes[node].state, NODE_DOWN);
+}
+
+/* ---- batches ---- */
+
+static void fill(unsigned count, uint64_t seed)
+{
+	uint64_t random = seed;
+	for (unsigned i = 0; i < count * FM_PAGE_SIZE / 8; i++)
+		((uint64_t *)(void *)pages)[i] = test_random(&random);
+	for (unsigned i = 0; i < count; i++)
+		items[i] = (struct spanset_item){
+			.page = 100 + i, .bytes = pages + (size_t)i * FM_PAGE_SIZE};
+}
+
+static int store(unsigned count, uint64_t seed)
+{
+	fill(count, seed);
+	return spanset_store(io, items, count);
+}
+
+static void fetch_begin(unsigned i)
+{
+	struct spanset_fetch *f =
+		spanset_fetch_begin(io, items[i].page, items[i].ssid, items[i].pos);
+	CHECK(f != NULL);
+	f->user = i;
+}
+
+/* Ends every fetch that was begun; status as wanted, and then the bytes as stored. */
+static unsigned fetch_all(unsigned count, int wanted)
+{
+	unsigned degraded = 0;
+	uint64_t give_up = clock_now_ns() + 20 * NS_PER_S;
+	spanset_fetch_submit(io);
+	for (unsigned done = 0; done < count; done++) {
+		struct spanset_fetch *f = spanset_fetch_poll(io, give_up);
+		CHECK(f != NULL);
+		CHECK_EQ(f->status, wanted);
+		if (wanted == 0)
+			CHECK(memcmp(f->bytes, items[f->user].bytes, FM_PAGE_SIZE) == 0);
+		degraded += f->was_degraded;
+		spanset_fetch_end(io, f);
+	}
+	CHECK_EQ(spanset_fetches(io), 0);
+	return degraded;
+}
+
+static unsigned fetch_batch(unsigned count, int wanted)
+{
+	for (unsigned i = 0; i < count; i++)
+		fetch_begin(i);
+	return fetch_all(count, wanted);
+}
+
+static void forget_batch(unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		record_clear_live(&core, items[i].ssid, items[i].pos);
+	(void)record_reclaim(&core);
+}
+
+/* ---- cases ---- */
+
+TEST(what_was_stored_comes_back_for_every_batch_size)
+{
+	begin(4, 2, 6);
+	for (unsigned count = 1; count <= BATCH; count++) {
+		CHECK_EQ(store(count, count), 0);
+		CHECK_EQ(fetch_batch(count, 0), 0);
+		forget_batch(count);
+	}
+	CHECK_EQ(slot_free_count(&core, group_id_make(0)), REGION_BYTES / FM_PAGE_SIZE);
+	end();
+}
+
+static void try_code(unsigned k, unsigned m)
+{
+	begin(k, m, k + m);
+	CHECK_EQ(store(BATCH, k * 10 + m), 0);
+	CHECK_EQ(fetch_batch(BATCH, 0), 0);
+	for (unsigned i = 0; i < m; i++)
+		lose((k / 2 + i) % (k + m));
+	unsigned degraded = fetch_batch(BATCH, 0);
+	CHECK(m == 0 || degraded > 0);
+	end();
+	printf("    %u+%u: %u of %u read around %u losses\n", k, m, degraded, BATCH, m);
+}
+
+TEST(every_code_survives_m_kills)
+{
+	static const uint8_t codes[][2] = {
+		{1, 0}, {1, 1}, {1, 2}, {2, 1}, {3, 0}, {3, 2}, {4, 2}, {5, 4}, {6, 3}, {8, 2}, {8, 4}};
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(codes); i++)
+		try_code(codes[i][0], codes[i][1]);
+}
+
+/* One loss pattern: those nodes die, everything is read, and once more after they were written off. */
+static void try_pattern(unsigned n, uint32_t pattern)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (pattern & 1u << i)
+			lose(i);
+	CHECK(fetch_batch(24, 0) > 0 || !(pattern & 15));
+	for (unsigned i = 0; i < n; i++)
+		if (pattern & 1u << i)
+			write_off(i);
+	(void)fetch_batch(24, 0);
+}
+
+TEST(every_pattern_of_at_most_two_losses_of_4_2_gives_back_every_byte)
+{
+	for (uint32_t pattern = 1; pattern < 1u << 6; pattern++) {
+		if (__builtin_popcount(pattern) > 2)
+			continue;
+		begin(4, 2, 6);
+		CHECK_EQ(store(24, pattern), 0);
+		try_pattern(6, pattern);
+		end();
+	}
+}
+
+TEST(losses_while_reads_are_in_flight_lose_nothing)
+{
+	begin(4, 2, 6);
+	CHECK_EQ(store(BATCH, 3), 0);
+	for (unsigned round = 0; round < 2; round++) {
+		for (unsigned i = 0; i < BATCH; i++)
+			fetch_begin(i);
+		spanset_fetch_submit(io);
+		lose(round * 2);
+		(void)fetch_all(BATCH, 0);
+	}
+	CHECK_LT(0, core.catalog.stats->degraded_reads);
+	end();
+}
+
+TEST(one_loss_too_many_is_told_and_what_can_be_read_is_still_read)
+{
+	begin(4, 2, 6);
+	CHECK_EQ(store(BATCH, 5), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		lose(i);
+		write_off(i);
+	}
+	for (unsigned i = 0; i < BATCH; i++) {
+		fetch_begin(i);
+		(void)fetch_all(1, items[i].pos < 3 ? -EIO : 0);
+	}
+	end();
+}
+
+TEST(a_dead_position_still_serves_to_decode_others)
+{
+	begin(2, 1, 3);
+	CHECK_EQ(store(2, 6), 0);
+	CHECK_EQ(items[0].ssid.v, items[1].ssid.v);
+	record_clear_live(&core, items[1].ssid, items[1].pos);
+	lose(items[0].pos);
+	fetch_begin(0);
+	CHECK_EQ(fetch_all(1, 0), 1);
+	end();
+}
+
+/* Overwrites one stored slot behind everybody's back. */
+static void spoil(const struct spanset_item *item)
+{
+	struct record r = record_at(&core, item->ssid);
+	uint32_t group = record_hdr_group(record_load(r));
+	const struct catalog_column *c = &core.catalog.groups[group].columns[item->pos];
+	static uint8_t junk[FM_PAGE_SIZE];
+	struct fabric_queue_options queue_options = {.depth = 4};
+	struct fabric_completion done;
+	struct fabric_queue *queue;
+	struct fabric_region *region;
+	memset(junk, 0xee, sizeof(junk));
+	struct iovec iov = {junk, sizeof(junk)};
+	uint64_t deadline = clock_now_ns() + 5 * NS_PER_S;
+	CHECK_EQ(fabric_queue_open(&queue_options, &queue), 0);
+	CHECK_EQ(fabric_attach(queue, core.catalog.nodes[c->node].endpoint, &c->capability, deadline,
+			 &region),
+		0);
+	struct fabric_transfer t = {
+		.offset = (uint64_t)record_slot(r, item->pos) * FM_PAGE_SIZE,
+		.iov = &iov,
+		.iov_count = 1,
+		.deadline_ns = deadline};
+	CHECK_EQ(fabric_post_write(region, &t), 0);
+	CHECK_EQ(fabric_wait(queue, &done, 1, deadline), 1);
+	CHECK_EQ(done.status, 0);
+	fabric_queue_close(queue);
+}
+
+TEST(bytes_that_changed_at_the_node_are_an_erasure_counted_and_decoded_around)
+{
+	begin(4, 2, 6);
+	CHECK_EQ(store(BATCH, 7), 0);
+	spoil(&items[0]);
+	spoil(&items[20]);
+	CHECK_EQ(fetch_batch(BATCH, 0), 2);
+	CHECK_EQ(core.catalog.stats->crc_mismatches, 2);
+	CHECK_EQ(core.catalog.stats->degraded_reads, 2);
+	end();
+}
+
+TEST(a_store_that_meets_a_dead_node_goes_to_another_group_and_leaves_nothing_behind)
+{
+	begin(4, 2, 8);
+	group_make(1, 4, 2, 2); /* nodes 2..7 */
+	CHECK_EQ(store(BATCH, 8), 0);
+	uint32_t first = spanset_last_group(io).v;
+	forget_batch(BATCH);
+	/* a node of the group it went to, but not of the other */
+	lose(first == 0 ? 0 : 7);
+	CHECK_EQ(store(BATCH, 9), 0);
+	CHECK_EQ(spanset_last_group(io).v, 1 - first);
+	CHECK_EQ(fetch_batch(BATCH, 0), 0);
+	forget_batch(BATCH);
+	/* only the dead column's slots are in doubt; the others are free again */
+	unsigned doubts = spanset_quarantined(io);
+	CHECK_LE(doubts, BATCH / 4);
+	CHECK_EQ(slot_free_count(&core, group_id_make(first)),
+		REGION_BYTES / FM_PAGE_SIZE - doubts);
+	write_off(first == 0 ? 0 : 7);
+	spanset_io_maintain(io);
+	CHECK_EQ(spanset_quarantined(io), 0);
+	end();
+}
+
+TEST(a_store_with_no_group_left_fails_and_takes_nothing)
+{
+	begin(2, 1, 3);
+	CHECK_EQ(store(8, 10), 0);
+	forget_batch(8);
+	lose(1);
+	int rc = store(8, 11);
+	CHECK(rc == -EIO || rc == -ENOSPC);
+	CHECK_EQ(atomic_load(&core.catalog.nodes[1].state), NODE_SUSPECT);
+	CHECK_EQ(store(8, 12), -ENOSPC); /* its node is suspect now */
+	CHECK_EQ(core.catalog.header->groups_wanted, 2);
+	CHECK_EQ(record_reclaim(&core), 0);
+	for (uint32_t i = 0; i < core.reclaim.fresh; i++)
+		CHECK_EQ(record_hdr_state(record_load(record_at(&core, ssid_make(i)))), RECORD_FREE);
+	end();
+}
+
+TEST(a_full_group_says_no_room_and_asks_for_another)
+{
+	begin(2, 1, 3);
+	unsigned batches = 0;
+	while (store(BATCH, batches) == 0 && batches < 1000)
+		batches++;
+	CHECK_EQ(batches, REGION_BYTES / FM_PAGE_SIZE / (BATCH / 2));
+	CHECK_EQ(core.catalog.header->groups_wanted, 2);
+	group_make(1, 2, 1, 1);
+	CHECK_EQ(store(BATCH, 77), 0);
+	CHECK_EQ(spanset_last_group(io).v, 1);
+	CHECK_EQ(fetch_batch(BATCH, 0), 0);
+	end();
+}
+
+TEST(a_frozen_node_costs_a_deadline_and_its_doubtful_slots_come_back_after_the_fence)
+{
+	if (transport == NODE_SHM)
+		TEST_SKIP("a frozen shm node's memory goes on answering: that is shm");
+	begin(2, 1, 4);
+	group_make(1, 2, 1, 1); /* nodes 1, 2, 3 */
+	CHECK_EQ(store(8, 13), 0);
+	unsigned first = spanset_last_group(io).v;
+	unsigned victim = first == 0 ? 0 : 3;
+	node_freeze(&nodes[victim]);
+	CHECK_EQ(store(8, 14), 0); /* late: it went to the other group */
+	CHECK_EQ(spanset_last_group(io).v, 1 - first);
+	CHECK_EQ(spanset_quarantined(io), 4);
+	CHECK_EQ(fetch_batch(8, 0), 0);
+	node_thaw(&nodes[victim]);
+	atomic_store(&core.catalog.nodes[victim].state, NODE_UP); /* the agent's word */
+	uint64_t give_up = clock_now_ns() + 10 * NS_PER_S;
+	while (spanset_quarantined(io) > 0 && clock_now_ns() < give_up) {
+		atomic_store(&core.catalog.nodes[victim].state, NODE_UP);
+		spanset_io_maintain(io);
+		clock_pause(give_up);
+	}
+	CHECK_EQ(spanset_quarantined(io), 0);
+	end();
+}
+
+TEST(a_restarted_node_refuses_the_old_capability_and_its_column_is_read_around)
+{
+	begin(4, 2, 6);
+	CHECK_EQ(store(BATCH, 15), 0);
+	lose(0);
+	node_boot(0); /* same place, other incarnation, no memory of us */
+	CHECK_EQ(fetch_batch(BATCH, 0), BATCH / 4);
+	int rc = store(BATCH, 16);
+	CHECK(rc == -EIO || rc == -ENOSPC);
+	end();
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2 || (strcmp(argv[1], "shm") != 0 && strcmp(argv[1], "tcp") != 0)) {
+		printf("usage: spanset_test shm|tcp [WORD]\n");
+		return 2;
+	}
+	transport = strcmp(argv[1], "tcp") == 0 ? NODE_TCP : NODE_SHM;
+	signal(SIGPIPE, SIG_IGN);
+	log_set_level(LOG_ERROR);
+	pages = calloc(BATCH, FM_PAGE_SIZE);
+	return test_main(argc - 1, argv + 1);
+}

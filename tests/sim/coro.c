@@ -98,6 +98,9 @@ void sim_yield_now(void)
 	if (coro_now == NULL)
 		return;
 	coro_now->wake_ns = 0;
+	/* Now and then the machine takes the CPU away for long: much happens between two steps. */
+	if (sim_below(64) == 0)
+		coro_now->wake_ns = sim.now_ns + 1 + sim_below(1ull << sim_below(21));
 	coro_switch();
 }
 

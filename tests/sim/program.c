@@ -190,7 +190,9 @@ static void program_step(void)
 	uint32_t index = program_pick();
 	uint64_t dice = sim_below(100);
 	unsigned from = (unsigned)sim_below(SIM_CHUNKS);
-	if (dice < 40)
+	if (truth[index].lost && sim_below(2) == 0)
+		program_purge(index, 1 + (uint32_t)sim_below(4)); /* what else is it good for */
+	else if (dice < 40)
 		program_read(index, from, SIM_CHUNKS);
 	else if (dice < 76 && !truth[index].purging)
 		program_write(index, from, 1 + (unsigned)sim_below(SIM_CHUNKS));

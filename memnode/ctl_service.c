@@ -12,6 +12,7 @@
 #include "memnode/ctl_service.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -30,7 +31,7 @@ void ctl_service_open(struct ctl_service *service, const struct ctl_service_opti
 
 void ctl_service_stop(struct ctl_service *service)
 {
-	__atomic_store_n(&service->stopping, true, __ATOMIC_RELEASE);
+	atomic_store_explicit(&service->stopping, true, memory_order_release);
 }
 
 static int malformed(struct ctl_reply *reply)
@@ -56,8 +57,9 @@ static void service_load(struct ctl_service *service, Farmem__V1__Load *load)
 				   : 0;
 	load->leases = usage.leased_count;
 	load->orphaned = usage.orphaned_count;
-	load->calls_in_flight = __atomic_load_n(&service->calls_running, __ATOMIC_RELAXED) +
-				__atomic_load_n(&service->reserves_running, __ATOMIC_RELAXED);
+	load->calls_in_flight =
+		atomic_load_explicit(&service->calls_running, memory_order_relaxed) +
+		atomic_load_explicit(&service->reserves_running, memory_order_relaxed);
 }
 
 /* ---- Reserve ---- */
@@ -102,19 +104,19 @@ static int handle_reserve(
 	void *context, const uint8_t *bytes, size_t length, struct ctl_reply *reply)
 {
 	struct ctl_service *service = context;
-	if (__atomic_load_n(&service->stopping, __ATOMIC_ACQUIRE))
+	if (atomic_load_explicit(&service->stopping, memory_order_acquire))
 		return ctl_reply_error(reply, -EAGAIN, "shutting down");
 	Farmem__V1__ReserveRequest *request =
 		farmem__v1__reserve_request__unpack(NULL, length, bytes);
 	if (request == NULL)
 		return malformed(reply);
 	int error;
-	if (__atomic_fetch_add(&service->reserves_running, 1, __ATOMIC_ACQ_REL) >=
+	if (atomic_fetch_add_explicit(&service->reserves_running, 1, memory_order_acq_rel) >=
 		service->options.reserves_max)
 		error = ctl_reply_error(reply, -EAGAIN, "busy with other reservations");
 	else
 		error = reserve_checked(service, request, reply);
-	__atomic_fetch_sub(&service->reserves_running, 1, __ATOMIC_ACQ_REL);
+	atomic_fetch_sub_explicit(&service->reserves_running, 1, memory_order_acq_rel);
 	farmem__v1__reserve_request__free_unpacked(request, NULL);
 	return error;
 }
@@ -181,7 +183,7 @@ static int handle_keepalive(
 	if (request == NULL)
 		return malformed(reply);
 	struct lease_list list;
-	__atomic_fetch_add(&service->calls_running, 1, __ATOMIC_RELAXED);
+	atomic_fetch_add_explicit(&service->calls_running, 1, memory_order_relaxed);
 	int error = lease_list_check(&list, request->capabilities, request->n_capabilities, reply);
 	if (error == 0) {
 		Farmem__V1__Load load;
@@ -194,7 +196,7 @@ static int handle_keepalive(
 		answer.statuses = list.statuses;
 		error = ctl_reply_message(reply, &answer.base);
 	}
-	__atomic_fetch_sub(&service->calls_running, 1, __ATOMIC_RELAXED);
+	atomic_fetch_sub_explicit(&service->calls_running, 1, memory_order_relaxed);
 	farmem__v1__keepalive_request__free_unpacked(request, NULL);
 	return error;
 }
@@ -272,7 +274,7 @@ static int handle_health(
 	Grpc__Health__V1__HealthCheckResponse answer =
 		GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
 	answer.status =
-		__atomic_load_n(&service->stopping, __ATOMIC_ACQUIRE)
+		atomic_load_explicit(&service->stopping, memory_order_acquire)
 			? GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING
 			: GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
 	return ctl_reply_message(reply, &answer.base);

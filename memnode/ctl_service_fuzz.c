@@ -85,7 +85,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	return 0;
 }
 
-#ifndef FM_LIBFUZZER
+/* ---- inputs worth trying: what an honest client might say, then damaged ---- */
+
 static uint64_t state;
 
 static uint64_t roll(uint64_t below)
@@ -147,6 +148,24 @@ static size_t mutate(uint8_t *input, size_t length)
 	return length;
 }
 
+#ifdef FUZZ_BY_LIBFUZZER
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed);
+
+/* protobuf-c is not instrumented: by itself the fuzzer would hardly ever find a whole message. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
+{
+	static uint8_t input[INPUT_BYTES_MAX];
+	state = seed + 1ull;
+	if (table == NULL)
+		node_start();
+	if (roll(2) == 0)
+		return LLVMFuzzerMutate(data, size, max_size);
+	size_t length = FM_MIN(mutate(input, honest_input(input)), max_size);
+	memcpy(data, input, length);
+	return length;
+}
+#else
 int main(int argc, char **argv)
 {
 	static uint8_t input[INPUT_BYTES_MAX];

@@ -4,7 +4,16 @@ fm_room(memnode_ctl SOURCES ctl_service.c daemon_options.c machine.c DEPS memnod
 fm_program(farmem-memnode SOURCES main.c DEPS memnode_ctl memnode ctl base)
 
 fm_test(ctl_service_test SOURCES ctl_service_test.c DEPS memnode_ctl ctl base)
-fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c DEPS memnode_ctl ctl base)
+if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
+	# the handlers once more, so that the fuzzer sees their branches
+	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c ctl_service.c DEPS memnode ctl base LABELS fuzz
+		ARGS -runs=20000 -max_len=4096 -seed=1)
+	target_compile_definitions(ctl_service_fuzz PRIVATE FUZZ_BY_LIBFUZZER)
+	target_compile_options(ctl_service_fuzz PRIVATE -fsanitize=fuzzer)
+	target_link_options(ctl_service_fuzz PRIVATE -fsanitize=fuzzer)
+else()
+	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c DEPS memnode_ctl ctl base LABELS fuzz)
+endif()
 # Starts farmem-memnode from the top of the build tree.
 fm_test(daemon_test SOURCES daemon_test.c DEPS memnode_ctl ctl fabric base)
 add_dependencies(daemon_test farmem-memnode)

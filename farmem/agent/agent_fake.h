@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -122,7 +123,7 @@ static inline void take(struct runtime *runtime, const struct mailbox_message *m
 			message->text);
 		break;
 	default:
-		CHECK(!"an unknown kind of message");
+		CHECK_EQ(message->kind, MAILBOX_NOTICE); /* of a kind we do not know */
 	}
 }
 
@@ -152,12 +153,14 @@ static inline bool pump(
 
 static inline bool has_groups(struct runtime *runtime, uint64_t count)
 {
-	return __atomic_load_n(&runtime->catalog.header->groups_count, __ATOMIC_ACQUIRE) >= count;
+	return atomic_load_explicit(&runtime->catalog.header->groups_count, memory_order_acquire) >=
+	       count;
 }
 
 static inline bool has_nodes(struct runtime *runtime, uint64_t count)
 {
-	return __atomic_load_n(&runtime->catalog.header->nodes_count, __ATOMIC_ACQUIRE) >= count;
+	return atomic_load_explicit(&runtime->catalog.header->nodes_count, memory_order_acquire) >=
+	       count;
 }
 
 static inline bool was_welcomed(struct runtime *runtime, uint64_t unused)
@@ -186,7 +189,7 @@ static inline bool was_told_of_nodes(struct runtime *runtime, uint64_t unused)
 
 static inline uint32_t node_state(struct runtime *runtime, uint64_t index)
 {
-	return __atomic_load_n(&runtime->catalog.nodes[index].state, __ATOMIC_ACQUIRE);
+	return atomic_load_explicit(&runtime->catalog.nodes[index].state, memory_order_acquire);
 }
 
 static inline bool node_is_down(struct runtime *runtime, uint64_t index)
@@ -211,7 +214,8 @@ static inline bool was_noticed(struct runtime *runtime, uint64_t word)
 
 static inline void want(struct runtime *runtime, uint32_t groups)
 {
-	__atomic_store_n(&runtime->catalog.header->groups_wanted, groups, __ATOMIC_RELEASE);
+	atomic_store_explicit(
+		&runtime->catalog.header->groups_wanted, groups, memory_order_release);
 	say(runtime, MAILBOX_WANT_GROUPS, groups);
 	CHECK(pump(runtime, has_groups, groups));
 }
@@ -219,7 +223,8 @@ static inline void want(struct runtime *runtime, uint32_t groups)
 static inline void want_in_vain(struct runtime *runtime, uint32_t groups)
 {
 	runtime->groups_told = 0;
-	__atomic_store_n(&runtime->catalog.header->groups_wanted, groups, __ATOMIC_RELEASE);
+	atomic_store_explicit(
+		&runtime->catalog.header->groups_wanted, groups, memory_order_release);
 	say(runtime, MAILBOX_WANT_GROUPS, groups);
 	CHECK(pump(runtime, was_told_full, 0));
 }

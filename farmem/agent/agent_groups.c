@@ -20,6 +20,7 @@
  *   4. Each refusal keeps its member out for a while, so attempts come to an end.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -138,8 +139,8 @@ unsigned groups_lose(struct agent_runtime *runtime, unsigned node)
 			if (group->columns[p].node != node || group->columns[p].lost)
 				continue;
 			group->columns[p].lost = true;
-			__atomic_store_n(&entry->state, GROUP_CLOSED, __ATOMIC_RELEASE);
-			__atomic_store_n(&entry->columns[p].lost, 1, __ATOMIC_RELEASE);
+			atomic_store_explicit(&entry->state, GROUP_CLOSED, memory_order_release);
+			atomic_store_explicit(&entry->columns[p].lost, 1, memory_order_release);
 			count++;
 		}
 	}
@@ -288,7 +289,7 @@ static void say_code(struct agent_runtime *runtime, const struct option_code *co
 static void say_full(struct agent_runtime *runtime)
 {
 	struct catalog_header *header = runtime->catalog.header;
-	__atomic_store_n(&header->agent_state, 2, __ATOMIC_RELEASE);
+	atomic_store_explicit(&header->agent_state, 2, memory_order_release);
 	if (runtime->asked || !runtime->full)
 		runtime->tell_groups = true;
 	runtime->asked = false;
@@ -423,12 +424,12 @@ static int attempt_show(struct attempt *attempt)
 			(struct agent_column){(uint16_t)column->node, false, column->capability};
 		entry->columns[p].node = (uint16_t)column->node;
 		entry->columns[p].capability = column->capability;
-		__atomic_store_n(&entry->columns[p].lost, 0, __ATOMIC_RELAXED);
+		atomic_store_explicit(&entry->columns[p].lost, 0, memory_order_relaxed);
 	}
-	__atomic_store_n(&entry->state, GROUP_OPEN, __ATOMIC_RELEASE);
+	atomic_store_explicit(&entry->state, GROUP_OPEN, memory_order_release);
 	runtime->groups_count++;
-	__atomic_store_n(&header->groups_count, runtime->groups_count, __ATOMIC_RELEASE);
-	__atomic_store_n(&header->agent_state, 1, __ATOMIC_RELEASE);
+	atomic_store_explicit(&header->groups_count, runtime->groups_count, memory_order_release);
+	atomic_store_explicit(&header->agent_state, 1, memory_order_release);
 	runtime->full = runtime->asked = false;
 	runtime->tell_groups = true;
 	log_info("agent: group pid=%lld index=%u code=%u+%u", (long long)runtime->pid,
@@ -523,8 +524,8 @@ void groups_fill(struct agent_runtime *runtime)
 	struct agent *agent = runtime->source.agent;
 	struct catalog_header *header = runtime->catalog.header;
 	const struct option_code wish = runtime->wish;
-	uint32_t wanted = FM_MIN(
-		__atomic_load_n(&header->groups_wanted, __ATOMIC_ACQUIRE), CATALOG_GROUPS_MAX);
+	uint32_t wanted = FM_MIN(atomic_load_explicit(&header->groups_wanted, memory_order_acquire),
+		CATALOG_GROUPS_MAX);
 	while (runtime->attempts_running < AGENT_ATTEMPTS_MAX &&
 		runtime->groups_count + runtime->attempts_running < wanted) {
 		struct option_code code;

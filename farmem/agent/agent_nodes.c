@@ -17,6 +17,7 @@
  *   3. A keepalive brings SUSPECT back to UP only where SUSPECT had been seen before it was sent.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,13 +56,15 @@ static void show_node(struct agent *agent, struct agent_runtime *runtime, unsign
 	entry->incarnation = node->incarnation;
 	snprintf(entry->name, sizeof entry->name, "%s", node->name);
 	snprintf(entry->endpoint, sizeof entry->endpoint, "%s", node->endpoint);
-	__atomic_store_n(&entry->memory_bytes, member->load.memory_bytes, __ATOMIC_RELAXED);
-	__atomic_store_n(&entry->leased_bytes, member->load.leased_bytes, __ATOMIC_RELAXED);
-	__atomic_store_n(&entry->keepalive_rtt_ns, node->rtt_ns, __ATOMIC_RELAXED);
-	__atomic_store_n(&entry->down_since_ns, node->down_since_ns, __ATOMIC_RELAXED);
-	__atomic_store_n(&entry->state, node->state, __ATOMIC_RELEASE);
-	if (__atomic_load_n(&header->nodes_count, __ATOMIC_RELAXED) <= index)
-		__atomic_store_n(&header->nodes_count, index + 1, __ATOMIC_RELEASE);
+	atomic_store_explicit(
+		&entry->memory_bytes, member->load.memory_bytes, memory_order_relaxed);
+	atomic_store_explicit(
+		&entry->leased_bytes, member->load.leased_bytes, memory_order_relaxed);
+	atomic_store_explicit(&entry->keepalive_rtt_ns, node->rtt_ns, memory_order_relaxed);
+	atomic_store_explicit(&entry->down_since_ns, node->down_since_ns, memory_order_relaxed);
+	atomic_store_explicit(&entry->state, node->state, memory_order_release);
+	if (atomic_load_explicit(&header->nodes_count, memory_order_relaxed) <= index)
+		atomic_store_explicit(&header->nodes_count, index + 1, memory_order_release);
 	runtime->tell_nodes = true;
 }
 
@@ -80,9 +83,11 @@ static void show_load(struct agent *agent, unsigned index)
 		if (!agent->runtimes[i]->attached)
 			continue;
 		struct catalog_node *entry = &agent->runtimes[i]->catalog.nodes[index];
-		__atomic_store_n(&entry->memory_bytes, load->memory_bytes, __ATOMIC_RELAXED);
-		__atomic_store_n(&entry->leased_bytes, load->leased_bytes, __ATOMIC_RELAXED);
-		__atomic_store_n(&entry->keepalive_rtt_ns, node->rtt_ns, __ATOMIC_RELAXED);
+		atomic_store_explicit(
+			&entry->memory_bytes, load->memory_bytes, memory_order_relaxed);
+		atomic_store_explicit(
+			&entry->leased_bytes, load->leased_bytes, memory_order_relaxed);
+		atomic_store_explicit(&entry->keepalive_rtt_ns, node->rtt_ns, memory_order_relaxed);
 	}
 }
 
@@ -112,8 +117,9 @@ static void member_become_suspect(struct agent_member *member)
 		struct agent_runtime *runtime = agent->runtimes[i];
 		uint32_t up = NODE_UP;
 		if (runtime->attached &&
-			__atomic_compare_exchange_n(&runtime->catalog.nodes[member->node].state,
-				&up, NODE_SUSPECT, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			atomic_compare_exchange_strong_explicit(
+				&runtime->catalog.nodes[member->node].state, &up, NODE_SUSPECT,
+				memory_order_acq_rel, memory_order_relaxed))
 			runtime->tell_nodes = true;
 	}
 	runtimes_poke(agent);
@@ -141,8 +147,9 @@ static void member_become_up(struct agent_member *member, const struct question 
 		if (!question->suspect_seen[i] || i >= agent->runtimes_count ||
 			agent->runtimes[i] != runtime || !runtime->attached)
 			continue;
-		if (__atomic_compare_exchange_n(&runtime->catalog.nodes[member->node].state,
-			    &suspect, NODE_UP, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+		if (atomic_compare_exchange_strong_explicit(
+			    &runtime->catalog.nodes[member->node].state, &suspect, NODE_UP,
+			    memory_order_acq_rel, memory_order_relaxed)) {
 			runtime->tell_nodes = true;
 			runtime_tell(runtime);
 		}
@@ -186,8 +193,8 @@ static uint32_t host_number(const struct agent *agent, const char *host_id, unsi
 }
 
 /*
- * "tcp:10.1.2.3:7401" of member "h1:7400": the host as the user wrote it, looked up here because the
- * application's side of the fabric takes numbers only; the port as the node says.
+ * "tcp:10.1.2.3:7401" of member "h1:7400": the host as the user wrote it, looked up here because
+ * the application's side of the fabric takes numbers only; the port as the node says.
  */
 static int member_resolve(
 	const struct agent_member *member, uint16_t port, char endpoint[FABRIC_ENDPOINT_MAX])
@@ -354,8 +361,8 @@ static void note_suspects(const struct agent_member *member, struct question *qu
 		question->seen_in[i] = runtime;
 		question->suspect_seen[i] =
 			runtime->attached &&
-			__atomic_load_n(&runtime->catalog.nodes[member->node].state,
-				__ATOMIC_ACQUIRE) == NODE_SUSPECT;
+			atomic_load_explicit(&runtime->catalog.nodes[member->node].state,
+				memory_order_acquire) == NODE_SUSPECT;
 	}
 }
 
@@ -413,8 +420,9 @@ static void lose_leases(struct agent_member *member, const struct question *ques
 			continue;
 		group->columns[lease->position].lost = true;
 		struct catalog_group *entry = &lease->runtime->catalog.groups[lease->group];
-		__atomic_store_n(&entry->columns[lease->position].lost, 1, __ATOMIC_RELEASE);
-		__atomic_store_n(&entry->state, GROUP_CLOSED, __ATOMIC_RELEASE);
+		atomic_store_explicit(
+			&entry->columns[lease->position].lost, 1, memory_order_release);
+		atomic_store_explicit(&entry->state, GROUP_CLOSED, memory_order_release);
 		lease->runtime->tell_nodes = true;
 		runtime_notice(member->agent, lease->runtime, LOG_WARN,
 			"memory node %s has revoked a lease of group %u", member->name,

@@ -10,6 +10,7 @@
  *   3. The end of a runtime's connection is the end of its memory: all its leases go back.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -211,7 +212,7 @@ static int handle_hello(struct agent_runtime *runtime, struct mailbox_message *m
 	error = agent_begin(agent, runtime);
 	if (error != 0)
 		return error;
-	__atomic_store_n(&runtime->catalog.header->agent_state, 1, __ATOMIC_RELEASE);
+	atomic_store_explicit(&runtime->catalog.header->agent_state, 1, memory_order_release);
 	nodes_show(agent, runtime);
 	runtime_send(runtime, MAILBOX_WELCOME, 0, &pending);
 	runtime_tell(runtime);

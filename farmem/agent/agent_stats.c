@@ -6,6 +6,7 @@
  *      "nodes": [...]}]}
  */
 #include <cJSON.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,12 +48,12 @@ static void add_number(cJSON *object, const char *name, uint64_t value)
 static void add_histogram(cJSON *process, const char *name, const struct hist *hist)
 {
 	cJSON *object = cJSON_AddObjectToObject(process, name);
-	add_number(object, "count", __atomic_load_n(&hist->count, __ATOMIC_RELAXED));
+	add_number(object, "count", atomic_load_explicit(&hist->count, memory_order_relaxed));
 	cJSON_AddNumberToObject(object, "mean", hist_mean(hist));
 	add_number(object, "p50", hist_quantile(hist, 0.5));
 	add_number(object, "p99", hist_quantile(hist, 0.99));
 	add_number(object, "p999", hist_quantile(hist, 0.999));
-	add_number(object, "max", __atomic_load_n(&hist->max, __ATOMIC_RELAXED));
+	add_number(object, "max", atomic_load_explicit(&hist->max, memory_order_relaxed));
 }
 
 static void add_stats(cJSON *process, const struct catalog_stats *stats)
@@ -60,8 +61,9 @@ static void add_stats(cJSON *process, const struct catalog_stats *stats)
 	const char *base = (const char *)stats;
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(numbers); i++)
 		add_number(process, numbers[i].name,
-			__atomic_load_n((const uint64_t *)(const void *)(base + numbers[i].offset),
-				__ATOMIC_RELAXED));
+			atomic_load_explicit(
+				(const _Atomic uint64_t *)(const void *)(base + numbers[i].offset),
+				memory_order_relaxed));
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(histograms); i++)
 		add_histogram(process, histograms[i].name,
 			(const struct hist *)(const void *)(base + histograms[i].offset));
@@ -75,8 +77,8 @@ static void add_groups(cJSON *process, const struct agent_runtime *runtime)
 	uint64_t lost = 0;
 	for (unsigned g = 0; g < runtime->groups_count; g++) {
 		const struct agent_group *group = &runtime->groups[g];
-		uint32_t state =
-			__atomic_load_n(&runtime->catalog.groups[g].state, __ATOMIC_ACQUIRE);
+		uint32_t state = atomic_load_explicit(
+			&runtime->catalog.groups[g].state, memory_order_acquire);
 		counts[group->k][group->m][FM_MIN(state, 2u)]++;
 		for (unsigned p = 0; p < (unsigned)group->k + group->m; p++)
 			lost += group->columns[p].lost;
@@ -103,7 +105,7 @@ static void add_nodes(
 	for (unsigned i = 0; i < agent->nodes_count; i++) {
 		const struct agent_node *node = &agent->nodes[i];
 		const struct catalog_node *entry = &runtime->catalog.nodes[i];
-		uint32_t state = __atomic_load_n(&entry->state, __ATOMIC_ACQUIRE);
+		uint32_t state = atomic_load_explicit(&entry->state, memory_order_acquire);
 		cJSON *object = cJSON_CreateObject();
 		cJSON_AddStringToObject(object, "name", node->name);
 		cJSON_AddStringToObject(object, "state", state_names[FM_MIN(state, 3u)]);
@@ -135,7 +137,7 @@ static cJSON *process_object(const struct agent *agent, const struct agent_runti
 		: header->evict_mode == EVICT_WP ? "wp"
 						 : "auto");
 	add_number(process, "groups_wanted",
-		__atomic_load_n(&header->groups_wanted, __ATOMIC_RELAXED));
+		atomic_load_explicit(&header->groups_wanted, memory_order_relaxed));
 	cJSON_AddBoolToObject(process, "nodes_full", runtime->full);
 	add_stats(process, runtime->catalog.stats);
 	add_groups(process, runtime);

@@ -133,7 +133,7 @@ TEST(a_node_the_runtime_suspects_wrongly_is_up_again_at_once)
 	struct runtime *runtime = runtime_begin(4, 2, "");
 	want(runtime, 1);
 	uint64_t before_ns = clock_now_ns();
-	__atomic_store_n(&runtime->catalog.nodes[3].state, NODE_SUSPECT, __ATOMIC_RELEASE);
+	atomic_store_explicit(&runtime->catalog.nodes[3].state, NODE_SUSPECT, memory_order_release);
 	say(runtime, MAILBOX_NODE_SUSPECT, 3);
 	CHECK(pump(runtime, node_is_up, 3));
 	CHECK(clock_now_ns() - before_ns < NS_PER_S);
@@ -161,7 +161,8 @@ TEST(the_end_of_a_runtime_in_the_middle_of_a_reservation_leaks_nothing)
 	want(stays, 1);
 	for (unsigned i = 0; i < 10; i++) {
 		struct runtime *goes = runtime_begin(4, 2, "");
-		__atomic_store_n(&goes->catalog.header->groups_wanted, 50, __ATOMIC_RELEASE);
+		atomic_store_explicit(
+			&goes->catalog.header->groups_wanted, 50, memory_order_release);
 		say(goes, MAILBOX_WANT_GROUPS, 50);
 		CHECK(pump(goes, has_groups, i));
 		runtime_end(goes);
@@ -258,6 +259,7 @@ TEST(stats_are_json_with_everything_the_catalog_counts)
 	tree_begin();
 	struct runtime *runtime = runtime_begin(4, 2, "");
 	want(runtime, 2);
+	CHECK(pump(runtime, has_nodes, 7));
 	catalog_count(&runtime->catalog, degraded_reads, 42);
 	for (unsigned i = 1; i <= 1000; i++)
 		hist_record(&runtime->catalog.stats->fault_ns, i * 1000);

@@ -12,3 +12,6 @@ foreach(fabric shm tcp)
 	set_tests_properties(spanset_test@${fabric} PROPERTIES
 		LABELS fabric TIMEOUT 180 SKIP_RETURN_CODE 77)
 endforeach()
+
+# The real kernel's page tables; 77 with a reason where there is no userfaultfd.
+fm_test(uffd_test SOURCES uffd_test.c uffd.c DEPS runtime fabric base LIBS Threads::Threads LABELS uffd)

@@ -225,9 +225,31 @@ static int uffd_read_pages(struct pager *p, uint32_t page, uint32_t count, uint8
 	return (size_t)got == length ? 0 : -EFAULT;
 }
 
+static int uffd_register_memory(struct uffd *u, uint8_t *at, uint64_t bytes);
+
+/*
+ * Lost pages may be among these whose memory uffd_poison_by_file replaced: fresh memory for all of
+ * them. Out of reach until it is registered: a touch in between would not be seen.
+ */
+static int uffd_replace(struct uffd *u, uint8_t *at, uint64_t bytes)
+{
+	void *fresh = mmap(at, bytes, PROT_NONE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	if (fresh == MAP_FAILED)
+		return -errno;
+	int rc = uffd_register_memory(u, at, bytes);
+	if (rc != 0)
+		return rc;
+	return mprotect(at, bytes, PROT_READ | PROT_WRITE) == 0 ? 0 : -errno;
+}
+
 static int uffd_drop(struct pager *p, uint32_t page, uint32_t count)
 {
-	return uffd_drop_memory(uffd_address(uffd_of(p), page), (uint64_t)count * FM_PAGE_SIZE);
+	struct uffd *u = uffd_of(p);
+	uint64_t bytes = (uint64_t)count * FM_PAGE_SIZE;
+	if (atomic_load_explicit(&u->replaced, memory_order_acquire))
+		return uffd_replace(u, uffd_address(u, page), bytes);
+	return uffd_drop_memory(uffd_address(u, page), bytes);
 }
 
 static int uffd_drop_staging(struct pager *p, uint32_t slot, uint32_t count)
@@ -242,6 +264,7 @@ static int uffd_poison_by_file(struct pager *p, uint32_t page)
 	int fd = memfd_create("farmem-lost", MFD_CLOEXEC);
 	if (fd < 0)
 		return -errno;
+	atomic_store_explicit(&uffd_of(p)->replaced, true, memory_order_release);
 	void *at = mmap(uffd_address(uffd_of(p), page), FM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_FIXED, fd, 0);
 	int rc = at == MAP_FAILED ? -errno : 0;
@@ -337,7 +360,8 @@ static int uffd_register_memory(struct uffd *u, uint8_t *at, uint64_t bytes)
 			(u->pager.moves ? 0 : UFFDIO_REGISTER_MODE_WP)};
 	if (ioctl(u->fd, UFFDIO_REGISTER, &r) != 0)
 		return -errno;
-	return uffd_advise(at, bytes, MADV_DONTFORK);
+	int rc = uffd_advise(at, bytes, MADV_NOHUGEPAGE); /* pages come and go one by one now */
+	return rc == 0 || rc == -EINVAL ? uffd_advise(at, bytes, MADV_DONTFORK) : rc;
 }
 
 int uffd_open(struct uffd *u, uint8_t *range, uint32_t staging_slots, bool moves)

@@ -4,6 +4,8 @@
 #ifndef FM_FARMEM_UFFD_H
 #define FM_FARMEM_UFFD_H
 
+#include <stdatomic.h>
+
 #include "base/compiler.h"
 #include "farmem/pager.h"
 
@@ -20,6 +22,7 @@ struct uffd {
 	int fd;
 	uint8_t *range;
 	uint64_t staging_bytes;
+	_Atomic bool replaced; /* a lost page's memory was replaced, for want of UFFDIO_POISON */
 };
 
 struct uffd_fault {

@@ -258,10 +258,23 @@ static void fault_lost(
 	atomic_fetch_sub_explicit(&core->budget.far_pages, 1, memory_order_relaxed);
 	if (h->report_loss)
 		h->report_loss(h, f->page, group);
+	/* While the word is FETCHING: a purge that came between would see the page poisoned after it. */
+	(void)h->st->pager->ops->poison(h->st->pager, f->page);
 	fault_turn(h, (struct page_id){f->page}, fetching,
 		span_at(span_turned(fetching, SPAN_LOST, 0), 0, 0));
 	record_clear_live(core, f->ssid, f->pos);
-	(void)h->st->pager->ops->poison(h->st->pager, f->page);
+}
+
+/* Late news of a page already told lost: poisoned again, unless it was given back meanwhile. */
+static enum fault_result fault_lost_again(struct fault_handler *h, uint32_t page, struct span_word w)
+{
+	struct page_id id = {page};
+	struct span_word fetching = span_turned(w, SPAN_FETCHING, 0);
+	if (!span_swap(fault_words(h), id, w, fetching))
+		return FAULT_LATER;
+	(void)h->st->pager->ops->poison(h->st->pager, page);
+	fault_turn(h, id, fetching, w);
+	return FAULT_SERVED;
 }
 
 static void fault_install(struct fault_handler *h, struct spanset_fetch *f)
@@ -340,8 +353,7 @@ static enum fault_result fault_serve(struct fault_handler *h, uint32_t page, boo
 	case SPAN_DROPPING:
 		return FAULT_LATER;
 	case SPAN_LOST:
-		(void)h->st->pager->ops->poison(h->st->pager, page);
-		return FAULT_SERVED;
+		return fault_lost_again(h, page, w);
 	}
 	FM_PANIC("fault: impossible word page=%u word=%llx", page, (unsigned long long)w.v);
 }

@@ -35,6 +35,16 @@ int range_open(struct range *r, uint64_t bytes)
 	return 0;
 }
 
+void range_prefer_huge(struct range *r, uint64_t pages)
+{
+	pages = FM_MIN(FM_ALIGN_DOWN(pages, (uint64_t)RANGE_BLOCK_PAGES), r->pages);
+	if (pages <= RANGE_SMALL_PAGES)
+		return;
+	int rc = uffd_advise(r->base + (uint64_t)RANGE_SMALL_PAGES * FM_PAGE_SIZE,
+		(pages - RANGE_SMALL_PAGES) * FM_PAGE_SIZE, MADV_HUGEPAGE);
+	(void)rc; /* a kernel without them: small ones */
+}
+
 void *range_alloc(struct range *r, size_t bytes, size_t alignment)
 {
 	uint64_t pages = (bytes + FM_PAGE_SIZE - 1) / FM_PAGE_SIZE;

@@ -17,6 +17,7 @@
 #define RANGE_BLOCK_PAGES 512u /* 2 MiB */
 #define RANGE_CONVERT_BLOCKS 4u
 #define RANGE_MIN_BYTES (1ull << 30)
+#define RANGE_SMALL_PAGES 2048u /* 8 MiB: short programs would only pay for clearing huge pages */
 
 enum range_block { RANGE_FRESH = 0, RANGE_REGISTERED };
 
@@ -35,6 +36,9 @@ struct range {
 
 /* Reserves the addresses; tries smaller ranges down to RANGE_MIN_BYTES. 0 or -ENOMEM. */
 int range_open(struct range *r, uint64_t bytes) FM_MUST_USE;
+/* Huge pages for the part that stays ordinary memory: all but the first RANGE_SMALL_PAGES up to
+ * `pages`. */
+void range_prefer_huge(struct range *r, uint64_t pages);
 static inline bool range_owns(const struct range *r, const void *address)
 {
 	return (uintptr_t)address - (uintptr_t)r->base < r->pages * FM_PAGE_SIZE;

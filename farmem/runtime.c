@@ -391,6 +391,7 @@ int runtime_open(struct runtime *rt)
 		rt->start_pages = rt->config.local.bytes / FM_PAGE_SIZE / 2;
 		rt->register_pages = rt->config.local.bytes / FM_PAGE_SIZE * 9 / 10;
 	}
+	range_prefer_huge(&rt->range, rt->register_pages);
 	rt->agent_socket = -1;
 	const char *tree = getenv("FARMEM_TREE");
 	const char *stats = getenv("FARMEM_STATS_FILE");

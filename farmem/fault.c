@@ -173,9 +173,9 @@ static bool fault_may_fetch(struct fault_handler *h)
 	if (fm_likely(budget_room(core) > -FAULT_OVERDRAFT(limit)))
 		return true;
 	evict_call(h->st);
+	/* With the nodes full nobody else makes room: each page fetched frees a little of theirs. */
 	return evict_drop_clean(h->st, h->private_slot) ||
-	       (atomic_load_explicit(&h->st->full, memory_order_relaxed) &&
-		       core->config.on_full == ON_FULL_LOCAL);
+		atomic_load_explicit(&h->st->full, memory_order_relaxed);
 }
 
 static bool fault_begin_fetch(

@@ -486,7 +486,7 @@ static int parity_compare(const void *a, const void *b)
 	const struct candidate *x = a, *y = b;
 	if (x->member->parity_count != y->member->parity_count)
 		return x->member->parity_count < y->member->parity_count ? -1 : 1;
-	return x->member->index < y->member->index ? -1 : 1;
+	return x->member->index > y->member->index ? -1 : 1; /* data on the first nodes first */
 }
 
 /* Takes the first k + m candidates of the plan; their order is ours to change. */

@@ -13,6 +13,7 @@
  */
 #include "farmem/stripe.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -155,19 +156,32 @@ static void repack_read(struct stripe *st, struct repack_job *job)
 	job->span_count = kept;
 }
 
-static bool repack_write(struct stripe *st, struct repack_job *job, struct spanset_item *items)
+/* In one batch, or in as small ones as find room. Returns how many spans, from the first on. */
+static unsigned repack_write(struct stripe *st, struct repack_job *job, struct spanset_item *items)
 {
+	unsigned done = 0, most = job->span_count;
 	for (unsigned i = 0; i < job->span_count; i++)
 		items[i] = (struct spanset_item){
 			.page = job->spans[i].page, .bytes = job->spans[i].fetch->bytes};
-	return job->span_count > 0 && spanset_store(st->io, items, job->span_count) == 0;
+	while (done < job->span_count && most > 0) {
+		unsigned count = FM_MIN(most, job->span_count - done);
+		int rc = spanset_store_reserved(st->io, items + done, count);
+		if (rc == 0)
+			done += count;
+		else if (rc == -ENOSPC)
+			most = count / 2;
+		else
+			break;
+	}
+	return done;
 }
 
 static void repack_switch(
-	struct stripe *st, const struct repack_job *job, const struct spanset_item *items)
+	struct stripe *st, const struct repack_job *job, const struct spanset_item *items,
+	unsigned count)
 {
 	_Atomic uint64_t *words = st->core->catalog.words;
-	for (unsigned i = 0; i < job->span_count; i++) {
+	for (unsigned i = 0; i < count; i++) {
 		const struct repack_span *s = &job->spans[i];
 		struct span_word w;
 		struct page_id id = {s->page};
@@ -207,8 +221,7 @@ unsigned repack_round(struct stripe *st, bool urgent)
 	if (job.set_count == 0)
 		return 0;
 	repack_read(st, &job);
-	if (repack_write(st, &job, items))
-		repack_switch(st, &job, items);
+	repack_switch(st, &job, items, repack_write(st, &job, items));
 	for (unsigned i = 0; i < job.span_count; i++)
 		spanset_fetch_end(st->io, job.spans[i].fetch);
 	for (unsigned i = 0; i < job.set_count; i++) {

@@ -56,6 +56,7 @@ struct spanset_store_job {
 	const struct ec_code *code;
 	struct spanset_item *items;
 	unsigned count, sets;
+	bool reserved; /* may use up a group's last slots */
 	uint64_t deadline_ns;
 	unsigned outstanding;
 	int status[EC_N_MAX]; /* per column: 0 or the first failure */
@@ -124,6 +125,22 @@ static bool spanset_group_ready(struct spanset_io *io, uint32_t group)
 	return true;
 }
 
+/*
+ * Spansets of a group that only repack may take: full nodes are emptied by writing sparse spansets
+ * together, which needs room first.
+ */
+static uint32_t spanset_reserve(const struct catalog_group *g)
+{
+	return FM_MIN((SPANSET_BATCH_PAGES + g->k - 1u) / g->k, g->slot_count / 8);
+}
+
+static bool spanset_group_has_room(struct spanset_io *io, uint32_t group, unsigned sets)
+{
+	const struct catalog_group *g = &io->core->catalog.groups[group];
+	uint32_t keep = io->job.reserved ? 0 : spanset_reserve(g);
+	return slot_free_count(io->core, group_id_make(group)) >= sets + keep;
+}
+
 /* Finds a group with room, widest codes first, and takes slots in it. -ENOSPC: more groups were
  * asked for. */
 static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *job)
@@ -141,7 +158,8 @@ static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *j
 			job->group = group_id_make(at);
 			job->g = g;
 			job->sets = (job->count + g->k - 1u) / g->k;
-			if (slot_take(io->core, job->group, job->sets, job->slots) != 0)
+			if (!spanset_group_has_room(io, at, job->sets) ||
+				slot_take(io->core, job->group, job->sets, job->slots) != 0)
 				continue;
 			atomic_store_explicit(&io->core->groups_cursor, at, memory_order_relaxed);
 			return 0;
@@ -336,7 +354,8 @@ static void spanset_learn_deadline(struct spanset_io *io)
 		FM_MIN(FM_MAX(3 * usual, SPANSET_SOFT_FLOOR_NS), io->options.store_deadline_ns);
 }
 
-int spanset_store(struct spanset_io *io, struct spanset_item *items, unsigned count)
+static int spanset_store_somewhere(
+	struct spanset_io *io, struct spanset_item *items, unsigned count)
 {
 	struct spanset_store_job *job = &io->job;
 	int rc = -EIO;
@@ -358,6 +377,18 @@ int spanset_store(struct spanset_io *io, struct spanset_item *items, unsigned co
 			break;
 	}
 	return rc;
+}
+
+int spanset_store(struct spanset_io *io, struct spanset_item *items, unsigned count)
+{
+	io->job.reserved = false;
+	return spanset_store_somewhere(io, items, count);
+}
+
+int spanset_store_reserved(struct spanset_io *io, struct spanset_item *items, unsigned count)
+{
+	io->job.reserved = true;
+	return spanset_store_somewhere(io, items, count);
 }
 
 struct group_id spanset_last_group(const struct spanset_io *io)

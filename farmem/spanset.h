@@ -69,6 +69,10 @@ void spanset_io_close(struct spanset_io *io);
  * On an error nothing stays behind.
  */
 int spanset_store(struct spanset_io *io, struct spanset_item *items, unsigned count) FM_MUST_USE;
+/* The same, down to the last slots of a group, which spanset_store leaves: for repack, which frees
+ * more than it takes. */
+int spanset_store_reserved(
+	struct spanset_io *io, struct spanset_item *items, unsigned count) FM_MUST_USE;
 /* The group the last store went to (tests, repack). */
 struct group_id spanset_last_group(const struct spanset_io *io);
 /* Between batches: fences broken regions whose node is up again and frees the quarantine behind

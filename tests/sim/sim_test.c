@@ -20,6 +20,8 @@
 #include "base/fault_point.h"
 #include "base/futex.h"
 #include "base/log.h"
+#include "farmem/record.h"
+#include "farmem/slot.h"
 #include "tests/sim/hooks_decl.h"
 #include "tests/sim/sim.h"
 
@@ -385,6 +387,22 @@ void sim_print_state(void)
 		(unsigned long long)sim.steps_done, sim.core.catalog.header->groups_count,
 		sim.core.catalog.header->groups_wanted, sim.core.catalog.header->agent_state,
 		sim.stripes[0].full);
+	unsigned lives[17] = {0}, others = 0;
+	for (uint32_t i = 0; i < sim.core.reclaim.fresh; i++) {
+		uint64_t hdr = record_load(record_at(&sim.core, ssid_make(i)));
+		if (record_hdr_state(hdr) == RECORD_STABLE)
+			lives[__builtin_popcount(record_hdr_live(hdr))]++;
+		else
+			others += record_hdr_state(hdr) != RECORD_FREE;
+	}
+	printf("sim: spansets by live positions:");
+	for (unsigned i = 0; i <= sim.scenario.k; i++)
+		printf(" %u", lives[i]);
+	printf(", others %u; sets free in groups:", others);
+	for (uint32_t g = 0; g < sim.core.catalog.header->groups_count; g++)
+		printf(" %u/%u", slot_free_count(&sim.core, group_id_make(g)),
+			sim.core.catalog.groups[g].slot_count);
+	printf("\n");
 	run_print();
 }
 

@@ -1,5 +1,6 @@
 /*
- * farmem/agent/agent_groups_test.c: the rule of the widest code, for every wish and number of hosts.
+ * farmem/agent/agent_groups_test.c: the rule of the widest code, for every wish and number of
+ * hosts.
  */
 #include "base/test.h"
 #include "farmem/agent/agent.h"

@@ -55,6 +55,7 @@ TEST(a_killed_node_goes_down_its_columns_are_lost_and_another_takes_its_place)
 {
 	tree_begin();
 	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, 7));
 	want(runtime, 3);
 	unsigned victim = runtime->catalog.groups[0].columns[1].node;
 	runtime->nodes_told = 0;
@@ -87,6 +88,7 @@ TEST(two_killed_nodes_leave_every_group_readable_and_new_groups_whole)
 {
 	tree_begin();
 	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, 7));
 	want(runtime, 4);
 	kill(node_pid(runtime, 0), SIGKILL);
 	kill(node_pid(runtime, 1), SIGKILL);
@@ -107,6 +109,7 @@ TEST(a_stopped_node_is_suspect_and_comes_back_with_its_bytes)
 {
 	tree_begin();
 	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, 7));
 	want(runtime, 1);
 	unsigned victim = runtime->catalog.groups[0].columns[0].node;
 	pid_t pid = node_pid(runtime, victim);
@@ -131,6 +134,7 @@ TEST(a_node_the_runtime_suspects_wrongly_is_up_again_at_once)
 {
 	tree_begin();
 	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, 7));
 	want(runtime, 1);
 	uint64_t before_ns = clock_now_ns();
 	atomic_store_explicit(&runtime->catalog.nodes[3].state, NODE_SUSPECT, memory_order_release);
@@ -144,6 +148,7 @@ TEST(the_end_of_a_runtime_gives_its_leases_back_and_no_others)
 {
 	tree_begin();
 	struct runtime *stays = runtime_begin(4, 2, "");
+	CHECK(pump(stays, has_nodes, 7));
 	struct runtime *goes = runtime_begin(2, 1, "");
 	want(stays, 2);
 	want(goes, 4);
@@ -158,6 +163,7 @@ TEST(the_end_of_a_runtime_in_the_middle_of_a_reservation_leaks_nothing)
 {
 	tree_begin();
 	struct runtime *stays = runtime_begin(4, 2, "");
+	CHECK(pump(stays, has_nodes, 7));
 	want(stays, 1);
 	for (unsigned i = 0; i < 10; i++) {
 		struct runtime *goes = runtime_begin(4, 2, "");
@@ -227,6 +233,7 @@ TEST(embedded_nodes_can_be_reached_by_tcp)
 	tree_begin();
 	struct runtime *runtime = runtime_begin(2, 1, "transport=tcp\n");
 	want(runtime, 1);
+	CHECK(pump(runtime, has_nodes, 4));
 	for (unsigned i = 0; i < 4; i++)
 		CHECK(strncmp(runtime->catalog.nodes[i].endpoint, "tcp:127.0.0.1:", 14) == 0);
 	finish(runtime);

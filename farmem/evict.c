@@ -28,6 +28,7 @@
 #define EVICT_RUN_MAX 64u
 #define EVICT_SCAN_ROUND 65536u /* words looked at per round */
 #define EVICT_UPKEEP_NS (20 * NS_PER_MS)
+#define EVICT_REPACK_BATCHES 4u
 #define EVICT_CLEAN_SCAN 512u /* words looked at for one clean page */
 
 struct evict_batch {
@@ -553,9 +554,12 @@ bool evict_round(struct stripe *st)
 		return false;
 	if (st->segment_count == STAGE_SEGMENTS_MAX)
 		return taken > 0;
-	if (evict_store(st))
-		return true;
-	return evict_make_room(st);
+	if (!evict_store(st))
+		return evict_make_room(st);
+	/* Under load dead space grows by the batch: keep pace with it. */
+	if (++st->stored_batches % EVICT_REPACK_BATCHES == 0)
+		(void)repack_round(st, false);
+	return true;
 }
 
 void evict_call(struct stripe *st)

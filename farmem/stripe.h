@@ -62,6 +62,7 @@ struct stripe {
 	_Atomic uint32_t sleeping;
 	_Atomic uint32_t full; /* nodes have no room: first touches follow --on-full */
 	uint64_t next_upkeep_ns;
+	uint32_t stored_batches;
 	uint32_t repack_at; /* next record to look at */
 	/* Makes blocks the hand meets evictable (range.c); NULL: all are. False: nothing there. */
 	bool (*prepare_block)(struct stripe *st, uint32_t page);

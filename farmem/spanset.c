@@ -30,7 +30,6 @@
 #define SPANSET_SOFT_FLOOR_NS (250 * NS_PER_MS) /* a store is never late before this */
 #define SPANSET_STORE_ATTEMPTS 6
 #define SPANSET_UPKEEP_STORES 16
-#define SPANSET_QUARANTINE_MAX 8192
 #define SPANSET_COMPLETIONS 64
 #define SPANSET_PARITY_BYTES (SPANSET_BATCH_PAGES * EC_M_MAX * FM_PAGE_SIZE)
 #define SPANSET_WORKSPACE_BYTES (EC_N_MAX * FM_PAGE_SIZE)
@@ -42,12 +41,6 @@ enum { TAG_DIRECT = 1, TAG_DEGRADED, TAG_STORE };
 #define TAG_KIND(tag) ((unsigned)((tag) >> 56))
 #define TAG_POS(tag) ((unsigned)((tag) >> 16) & 0xff)
 #define TAG_INDEX(tag) ((unsigned)(tag)&0xffff)
-
-struct spanset_doubt {
-	uint32_t group;
-	uint32_t pos;
-	uint32_t slot;
-};
 
 /* One batch on its way out. */
 struct spanset_store_job {
@@ -78,40 +71,13 @@ struct spanset_io {
 	uint64_t soft_deadline_ns;
 	uint64_t stores;
 	struct group_id last_group;
-	unsigned quarantine_count;
-	struct spanset_doubt quarantine[SPANSET_QUARANTINE_MAX];
 };
 
 /* ---- store ---- */
 
-static void spanset_doubtful(
-	struct spanset_io *io, struct group_id group, unsigned pos, uint32_t slot)
-{
-	slot_quarantine(io->core, group, pos, slot);
-	if (io->quarantine_count == SPANSET_QUARANTINE_MAX) {
-		log_ratelimited(LOG_WARN, "spanset: quarantine full, a slot stays unused group=%u",
-			group.v);
-		return;
-	}
-	io->quarantine[io->quarantine_count++] = (struct spanset_doubt){group.v, pos, slot};
-}
-
 void spanset_io_maintain(struct spanset_io *io)
 {
-	unsigned kept = 0;
-	for (unsigned i = 0; i < io->quarantine_count; i++) {
-		struct spanset_doubt d = io->quarantine[i];
-		bool lost = lane_column_lost(io->core, d.group, d.pos);
-		/* A region that is up again has been fenced since: the doubt is over. */
-		if (!lost && lane_region(&io->lane, d.group, d.pos, false) == NULL) {
-			io->quarantine[kept++] = d;
-			continue;
-		}
-		catalog_count(&io->core->catalog, slots_quarantined_bytes, -(uint64_t)FM_PAGE_SIZE);
-		if (!lost)
-			slot_give(io->core, group_id_make(d.group), d.pos, d.slot);
-	}
-	io->quarantine_count = kept;
+	lane_settle(&io->lane);
 }
 
 static bool spanset_group_ready(struct spanset_io *io, uint32_t group)
@@ -203,6 +169,19 @@ static void spanset_encode(struct spanset_io *io, unsigned set)
 		record_set_slot(r, pos, job->slots[pos * job->sets + set]);
 }
 
+/* Refused means not stored; anything else that is not success may still land. */
+static bool spanset_in_doubt(int status)
+{
+	return status != 0 && status != -EACCES && status != -ERANGE && status != -ENOMEM;
+}
+
+/* A column may go out in several writes: one in doubt puts the column in doubt. */
+static void spanset_store_failed(struct spanset_store_job *job, unsigned pos, int status)
+{
+	if (job->status[pos] == 0 || spanset_in_doubt(status))
+		job->status[pos] = status;
+}
+
 static void spanset_store_reap(struct spanset_io *io, uint64_t until_ns)
 {
 	struct fabric_completion done[SPANSET_COMPLETIONS];
@@ -211,8 +190,8 @@ static void spanset_store_reap(struct spanset_io *io, uint64_t until_ns)
 		unsigned pos = TAG_POS(done[i].tag);
 		FM_ASSERT_EQ(TAG_KIND(done[i].tag), TAG_STORE);
 		io->job.outstanding--;
-		if (done[i].status != 0 && io->job.status[pos] == 0)
-			io->job.status[pos] = done[i].status;
+		if (done[i].status != 0)
+			spanset_store_failed(&io->job, pos, done[i].status);
 	}
 }
 
@@ -256,8 +235,8 @@ static void spanset_post_column(struct spanset_io *io, unsigned pos)
 		if (!ends)
 			continue;
 		int rc = spanset_post_run(io, region, pos, iov, slots + set + 1 - run, run);
-		if (rc != 0 && job->status[pos] == 0)
-			job->status[pos] = rc;
+		if (rc != 0)
+			spanset_store_failed(job, pos, rc);
 		run = 0;
 	}
 }
@@ -269,15 +248,14 @@ static void spanset_store_undo(struct spanset_io *io, unsigned records)
 	for (unsigned set = 0; set < records; set++)
 		record_abandon(io->core, job->ssids[set]);
 	for (unsigned pos = 0; pos < (unsigned)job->g->k + job->g->m; pos++) {
-		/* Refused means not stored; anything else that is not success may still land. */
 		int s = job->status[pos];
-		bool doubt = s != 0 && s != -EACCES && s != -ERANGE && s != -ENOMEM;
+		bool doubt = spanset_in_doubt(s);
 		if (s != 0)
 			lane_suspect(&io->lane, job->g->columns[pos].node);
 		for (unsigned set = 0; set < job->sets; set++) {
 			uint32_t slot = job->slots[pos * job->sets + set];
 			if (doubt)
-				spanset_doubtful(io, job->group, pos, slot);
+				lane_doubtful(&io->lane, job->group, pos, slot);
 			else
 				slot_give(io->core, job->group, pos, slot);
 		}
@@ -396,18 +374,9 @@ struct group_id spanset_last_group(const struct spanset_io *io)
 	return io->last_group;
 }
 
-unsigned spanset_quarantined(const struct spanset_io *io)
+const struct lane *spanset_lane(const struct spanset_io *io)
 {
-	return io->quarantine_count;
-}
-
-void spanset_quarantine_at(
-	const struct spanset_io *io, unsigned index, uint32_t *group, uint32_t *pos, uint32_t *slot)
-{
-	FM_ASSERT_LT(index, io->quarantine_count);
-	*group = io->quarantine[index].group;
-	*pos = io->quarantine[index].pos;
-	*slot = io->quarantine[index].slot;
+	return &io->lane;
 }
 
 /* ---- fetch ---- */

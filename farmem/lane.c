@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "farmem/slot.h"
 #include "rpc/fabric.h"
 
 #define LANE_ATTACH_NS (100 * NS_PER_MS) /* a connect or fence on a data path takes no longer */
@@ -58,6 +59,36 @@ struct fabric_region *lane_region(struct lane *lane, uint32_t group, unsigned po
 	if (fm_likely(*place != NULL && fabric_region_up(*place)))
 		return *place;
 	return lane_mend(lane, column, place);
+}
+
+void lane_doubtful(struct lane *lane, struct group_id group, unsigned pos, uint32_t slot)
+{
+	slot_quarantine(lane->core, group, pos, slot);
+	if (lane->quarantine_count == LANE_QUARANTINE_MAX) {
+		log_ratelimited(
+			LOG_WARN, "lane: quarantine full, a slot stays unused group=%u", group.v);
+		return;
+	}
+	lane->quarantine[lane->quarantine_count++] = (struct lane_doubt){group.v, pos, slot};
+}
+
+void lane_settle(struct lane *lane)
+{
+	unsigned kept = 0;
+	for (unsigned i = 0; i < lane->quarantine_count; i++) {
+		struct lane_doubt d = lane->quarantine[i];
+		bool lost = lane_column_lost(lane->core, d.group, d.pos);
+		/* A region that is up again has been fenced since: the doubt is over. */
+		if (!lost && lane_region(lane, d.group, d.pos, false) == NULL) {
+			lane->quarantine[kept++] = d;
+			continue;
+		}
+		catalog_count(
+			&lane->core->catalog, slots_quarantined_bytes, -(uint64_t)FM_PAGE_SIZE);
+		if (!lost)
+			slot_give(lane->core, group_id_make(d.group), d.pos, d.slot);
+	}
+	lane->quarantine_count = kept;
 }
 
 int lane_open(struct lane *lane, struct core *core, uint64_t spin_ns)

@@ -49,6 +49,7 @@ struct spanset_fetch {
 	int8_t workspace;
 };
 
+struct lane;
 struct spanset_io;
 
 struct spanset_io_options {
@@ -78,10 +79,8 @@ struct group_id spanset_last_group(const struct spanset_io *io);
 /* Between batches: fences broken regions whose node is up again and frees the quarantine behind
  * them. */
 void spanset_io_maintain(struct spanset_io *io);
-/* Slots in this io's quarantine (tests: none leak). */
-unsigned spanset_quarantined(const struct spanset_io *io);
-void spanset_quarantine_at(const struct spanset_io *io, unsigned index, uint32_t *group,
-	uint32_t *pos, uint32_t *slot);
+/* Its way to the nodes, with its quarantine (tests: no slot leaks). */
+const struct lane *spanset_lane(const struct spanset_io *io);
 
 /* A free fetch, or NULL when all are in use. Nothing is posted before spanset_fetch_submit. */
 struct spanset_fetch *spanset_fetch_begin(

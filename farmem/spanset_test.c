@@ -5,6 +5,7 @@
  * SIGKILL; every pattern of at most m losses must give back every byte, one more must be told.
  */
 #define TEST_MAIN_OWN
+#include "farmem/lane.h"
 #include "farmem/core_test.h"
 
 #include "base/crc.h"
@@ -311,13 +312,13 @@ TEST(a_store_that_meets_a_dead_node_goes_to_another_group_and_leaves_nothing_beh
 	CHECK_EQ(fetch_batch(BATCH, 0), 0);
 	forget_batch(BATCH);
 	/* only the dead column's slots are in doubt; the others are free again */
-	unsigned doubts = spanset_quarantined(io);
+	unsigned doubts = spanset_lane(io)->quarantine_count;
 	CHECK_LE(doubts, BATCH / 4);
 	CHECK_EQ(slot_free_count(&core, group_id_make(first)),
 		REGION_BYTES / FM_PAGE_SIZE - doubts);
 	write_off(first == 0 ? 0 : 7);
 	spanset_io_maintain(io);
-	CHECK_EQ(spanset_quarantined(io), 0);
+	CHECK_EQ(spanset_lane(io)->quarantine_count, 0);
 	end();
 }
 
@@ -370,17 +371,17 @@ TEST(a_frozen_node_costs_a_deadline_and_its_doubtful_slots_come_back_after_the_f
 	node_freeze(&nodes[victim]);
 	CHECK_EQ(store(8, 14), 0); /* late: it went to the other group */
 	CHECK_EQ(spanset_last_group(io).v, 1 - first);
-	CHECK_EQ(spanset_quarantined(io), 4);
+	CHECK_EQ(spanset_lane(io)->quarantine_count, 4);
 	CHECK_EQ(fetch_batch(8, 0), 0);
 	node_thaw(&nodes[victim]);
 	atomic_store(&core.catalog.nodes[victim].state, NODE_UP); /* the agent's word */
 	uint64_t give_up = clock_now_ns() + 10 * NS_PER_S;
-	while (spanset_quarantined(io) > 0 && clock_now_ns() < give_up) {
+	while (spanset_lane(io)->quarantine_count > 0 && clock_now_ns() < give_up) {
 		atomic_store(&core.catalog.nodes[victim].state, NODE_UP);
 		spanset_io_maintain(io);
 		clock_pause(give_up);
 	}
-	CHECK_EQ(spanset_quarantined(io), 0);
+	CHECK_EQ(spanset_lane(io)->quarantine_count, 0);
 	end();
 }
 

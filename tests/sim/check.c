@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/crc.h"
 #include "ec/ec_slow.h"
+#include "farmem/lane.h"
 #include "farmem/record.h"
 #include "farmem/slot.h"
 #include "tests/sim/sim.h"
@@ -253,10 +254,9 @@ static uint64_t check_doubts(void)
 	uint64_t count = 0;
 	for (unsigned s = 0; s < sim.scenario.stripes; s++) {
 		struct spanset_io *io = sim.stripes[s].io;
-		for (unsigned i = 0; i < spanset_quarantined(io); i++) {
-			uint32_t group, pos, slot;
-			spanset_quarantine_at(io, i, &group, &pos, &slot);
-			check_taken(group, pos, slot, UINT32_MAX);
+		for (unsigned i = 0; i < spanset_lane(io)->quarantine_count; i++) {
+			const struct lane_doubt *d = &spanset_lane(io)->quarantine[i];
+			check_taken(d->group, d->pos, d->slot, UINT32_MAX);
 			count++;
 		}
 	}
@@ -342,5 +342,5 @@ void sim_check_empty(void)
 	check_gauge("near_pages (all given back)", 0, atomic_load(&sim.core.budget.near_pages));
 	for (unsigned s = 0; s < sim.scenario.stripes; s++)
 		check_gauge("slots in quarantine (all nodes answer)", 0,
-			spanset_quarantined(sim.stripes[s].io));
+			spanset_lane(sim.stripes[s].io)->quarantine_count);
 }

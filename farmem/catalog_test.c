@@ -62,7 +62,8 @@ TEST(tables_of_different_kinds_do_not_overlap)
 	const struct {
 		const void *at;
 		uint64_t bytes;
-	} tables[] = {{c.header, sizeof(*c.header)}, {c.nodes, sizeof(*c.nodes) * CATALOG_NODES_MAX},
+	} tables[] = {{c.header, sizeof(*c.header)},
+		{c.nodes, sizeof(*c.nodes) * CATALOG_NODES_MAX},
 		{c.groups, sizeof(*c.groups) * CATALOG_GROUPS_MAX},
 		{c.threads, sizeof(*c.threads) * CATALOG_THREADS_MAX}, {c.stats, sizeof(*c.stats)},
 		{(const void *)c.words, 8ull << 20}, {c.records, 64ull << 18}};

@@ -77,7 +77,8 @@ TEST(a_table_made_for_so_many_pages_keeps_most_of_them)
 	clean_close(&t);
 }
 
-/* Threads own pages of their own and fight for places: nobody ever finds a hash that is not his last. */
+/* Threads own pages of their own and fight for places: nobody ever finds a hash that is not his
+ * last. */
 static struct clean_table shared;
 static _Atomic uint64_t wrong;
 

@@ -42,8 +42,8 @@ static inline void core_test_close(struct core *core)
 }
 
 /* A group without nodes behind it: enough for slots and records. */
-static inline void core_test_group(struct core *core, uint32_t group, unsigned k, unsigned m,
-	uint32_t slot_count)
+static inline void core_test_group(
+	struct core *core, uint32_t group, unsigned k, unsigned m, uint32_t slot_count)
 {
 	struct catalog_group *g = &core->catalog.groups[group];
 	g->k = (uint8_t)k;

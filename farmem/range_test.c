@@ -94,7 +94,11 @@ static void open_all(bool moves)
 {
 	struct uffd_features features;
 	struct catalog_options options = {.range_pages = RANGE_MIN_BYTES / FM_PAGE_SIZE,
-		.records_max = 64, .code_k = 4, .code_m = 2, .region_bytes = MIB, .command = "test"};
+		.records_max = 64,
+		.code_k = 4,
+		.code_m = 2,
+		.region_bytes = MIB,
+		.command = "test"};
 	int rc = uffd_probe(&features);
 	if (rc != 0)
 		TEST_SKIP("no userfaultfd here");

@@ -7,12 +7,14 @@ static struct core core;
 
 static void open_core(unsigned k, unsigned m, uint32_t records_max)
 {
-	core_test_open(&core, &(struct core_test_options){
-				      .k = k, .m = m, .records_max = records_max, .region_bytes = 1 << 20});
+	core_test_open(&core,
+		&(struct core_test_options){
+			.k = k, .m = m, .records_max = records_max, .region_bytes = 1 << 20});
 	core_test_group(&core, 0, k, m, 256);
 }
 
-/* Writes every field of one record in random order and several times over, then reads all of them. */
+/* Writes every field of one record in random order and several times over, then reads all of them.
+ */
 static void check_packing(unsigned k, unsigned m, uint64_t *random)
 {
 	static uint8_t space[3][256];

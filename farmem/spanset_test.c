@@ -60,8 +60,9 @@ static void io_open(void)
 
 static void begin(unsigned k, unsigned m, unsigned count)
 {
-	core_test_open(&core, &(struct core_test_options){
-				      .k = k, .m = m, .records_max = 1024, .region_bytes = REGION_BYTES});
+	core_test_open(
+		&core, &(struct core_test_options){
+			       .k = k, .m = m, .records_max = 1024, .region_bytes = REGION_BYTES});
 	nodes_count = count;
 	for (unsigned i = 0; i < count; i++)
 		node_boot(i);
@@ -184,13 +185,14 @@ static void try_code(unsigned k, unsigned m)
 
 TEST(every_code_survives_m_kills)
 {
-	static const uint8_t codes[][2] = {
-		{1, 0}, {1, 1}, {1, 2}, {2, 1}, {3, 0}, {3, 2}, {4, 2}, {5, 4}, {6, 3}, {8, 2}, {8, 4}};
+	static const uint8_t codes[][2] = {{1, 0}, {1, 1}, {1, 2}, {2, 1}, {3, 0}, {3, 2}, {4, 2},
+		{5, 4}, {6, 3}, {8, 2}, {8, 4}};
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(codes); i++)
 		try_code(codes[i][0], codes[i][1]);
 }
 
-/* One loss pattern: those nodes die, everything is read, and once more after they were written off. */
+/* One loss pattern: those nodes die, everything is read, and once more after they were written off.
+ */
 static void try_pattern(unsigned n, uint32_t pattern)
 {
 	for (unsigned i = 0; i < n; i++)
@@ -272,11 +274,10 @@ static void spoil(const struct spanset_item *item)
 	struct iovec iov = {junk, sizeof(junk)};
 	uint64_t deadline = clock_now_ns() + 5 * NS_PER_S;
 	CHECK_EQ(fabric_queue_open(&queue_options, &queue), 0);
-	CHECK_EQ(fabric_attach(queue, core.catalog.nodes[c->node].endpoint, &c->capability, deadline,
-			 &region),
+	CHECK_EQ(fabric_attach(queue, core.catalog.nodes[c->node].endpoint, &c->capability,
+			 deadline, &region),
 		0);
-	struct fabric_transfer t = {
-		.offset = (uint64_t)record_slot(r, item->pos) * FM_PAGE_SIZE,
+	struct fabric_transfer t = {.offset = (uint64_t)record_slot(r, item->pos) * FM_PAGE_SIZE,
 		.iov = &iov,
 		.iov_count = 1,
 		.deadline_ns = deadline};
@@ -314,8 +315,8 @@ TEST(a_store_that_meets_a_dead_node_goes_to_another_group_and_leaves_nothing_beh
 	/* only the dead column's slots are in doubt; the others are free again */
 	unsigned doubts = spanset_lane(io)->quarantine_count;
 	CHECK_LE(doubts, BATCH / 4);
-	CHECK_EQ(slot_free_count(&core, group_id_make(first)),
-		REGION_BYTES / FM_PAGE_SIZE - doubts);
+	CHECK_EQ(
+		slot_free_count(&core, group_id_make(first)), REGION_BYTES / FM_PAGE_SIZE - doubts);
 	write_off(first == 0 ? 0 : 7);
 	spanset_io_maintain(io);
 	CHECK_EQ(spanset_lane(io)->quarantine_count, 0);
@@ -335,7 +336,8 @@ TEST(a_store_with_no_group_left_fails_and_takes_nothing)
 	CHECK_EQ(core.catalog.header->groups_wanted, 2);
 	CHECK_EQ(record_reclaim(&core), 0);
 	for (uint32_t i = 0; i < core.reclaim.fresh; i++)
-		CHECK_EQ(record_hdr_state(record_load(record_at(&core, ssid_make(i)))), RECORD_FREE);
+		CHECK_EQ(
+			record_hdr_state(record_load(record_at(&core, ssid_make(i)))), RECORD_FREE);
 	end();
 }
 

@@ -1,8 +1,8 @@
 /*
  * farmem/uffd_test.c: the pager against the real kernel: MOVE, COPY, write protection, poison.
  *
- * Label "uffd". Skipped with its reason where there is no userfaultfd. What a program's thread would
- * do is done by a child of fork where it must die of SIGBUS, else by a thread.
+ * Label "uffd". Skipped with its reason where there is no userfaultfd. What a program's thread
+ * would do is done by a child of fork where it must die of SIGBUS, else by a thread.
  */
 #define TEST_MAIN_OWN
 #include "base/test.h"
@@ -397,7 +397,7 @@ int main(int argc, char **argv)
 		return TEST_EXIT_SKIP;
 	}
 	sigaction(SIGBUS, &action, NULL);
-	printf("this kernel: move %d, poison %d, write-protect %d\n", features.move, features.poison,
-		features.write_protect);
+	printf("this kernel: move %d, poison %d, write-protect %d\n", features.move,
+		features.poison, features.write_protect);
 	return test_main(argc, argv);
 }

@@ -1,7 +1,9 @@
 /*
- * tests/sim/agent.c: the agent: watches nodes, declares them suspect, up or down, writes lost columns off, fills groups.
+ * tests/sim/agent.c: the agent: watches nodes, declares them suspect, up or down, writes lost
+ * columns off, fills groups.
  *
- * Does what farmem/agent does to the catalog, on simulated time; reservation is a call instead of an RPC.
+ * Does what farmem/agent does to the catalog, on simulated time; reservation is a call instead of
+ * an RPC.
  */
 #include <stdio.h>
 #include <string.h>
@@ -71,8 +73,9 @@ static unsigned agent_lenders(uint32_t *nodes, unsigned most)
 	for (uint32_t i = 0; i < sim.nodes_count && count < most; i++) {
 		uint32_t at = (start + i) % sim.nodes_count;
 		const struct sim_node *n = &sim.nodes[at];
-		bool taken = atomic_load(&agent_node(at)->state) != NODE_UP || !n->alive || n->parted ||
-			n->leases_count >= FM_MIN(n->leases_limit, (uint32_t)SIM_LEASES_MAX);
+		bool taken = atomic_load(&agent_node(at)->state) != NODE_UP || !n->alive ||
+			     n->parted ||
+			     n->leases_count >= FM_MIN(n->leases_limit, (uint32_t)SIM_LEASES_MAX);
 		for (unsigned j = 0; j < count; j++)
 			taken |= sim.nodes[nodes[j]].host == n->host;
 		if (!taken)
@@ -124,6 +127,7 @@ void sim_agent_main(void *argument)
 		agent_meet();
 		agent_watch();
 		agent_fill();
-		sim_sleep_ns(NS_PER_MS + sim_below(sim_below(8) == 0 ? 100 * NS_PER_MS : 5 * NS_PER_MS));
+		sim_sleep_ns(
+			NS_PER_MS + sim_below(sim_below(8) == 0 ? 100 * NS_PER_MS : 5 * NS_PER_MS));
 	}
 }

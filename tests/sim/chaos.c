@@ -1,8 +1,9 @@
 /*
- * tests/sim/chaos.c: what goes wrong, from the seed: crashes, partitions, slow nodes, flipped bytes, no memory, pins.
+ * tests/sim/chaos.c: what goes wrong, from the seed: crashes, partitions, slow nodes, flipped
+ * bytes, no memory, pins.
  *
- * The rule of the house: at most m columns of any group are ever damaged (crashed away or flipped), at most m hosts are
- * down at a time. `beyond` breaks it once, on purpose.
+ * The rule of the house: at most m columns of any group are ever damaged (crashed away or flipped),
+ * at most m hosts are down at a time. `beyond` breaks it once, on purpose.
  */
 #include "base/assert.h"
 #include "base/fault_point.h"
@@ -49,7 +50,7 @@ static unsigned chaos_hosts_down(void)
 static bool chaos_may_damage(uint32_t group, unsigned pos)
 {
 	return (unsigned)__builtin_popcount(sim.damage[group] | 1u << pos) <=
-		sim.core.catalog.groups[group].m;
+	       sim.core.catalog.groups[group].m;
 }
 
 /* Would this node's end leave every group within m? Marks its columns when asked to. */
@@ -76,8 +77,8 @@ static void chaos_kill(uint32_t node)
 	(void)chaos_node_columns(node, true);
 	sim_node_part(node, false);
 	sim_node_crash(node);
-	hosts[n->host] = (struct chaos_host){true,
-		sim.now_ns + sim_below(sim_below(2) ? 2 * NS_PER_S : 20 * NS_PER_MS)};
+	hosts[n->host] = (struct chaos_host){
+		true, sim.now_ns + sim_below(sim_below(2) ? 2 * NS_PER_S : 20 * NS_PER_MS)};
 	sim.crashes++;
 }
 
@@ -93,7 +94,8 @@ static void chaos_crash(void)
 static void chaos_part(void)
 {
 	uint32_t node = (uint32_t)sim_below(sim.nodes_count);
-	if (!sim.nodes[node].alive || sim.nodes[node].parted || chaos_hosts_down() >= sim.scenario.m)
+	if (!sim.nodes[node].alive || sim.nodes[node].parted ||
+		chaos_hosts_down() >= sim.scenario.m)
 		return;
 	sim_say("node %u cannot be reached", node);
 	sim_node_part(node, true);
@@ -122,7 +124,8 @@ static void chaos_flip(void)
 	uint32_t slot = (uint32_t)sim_below(group->slot_count);
 	sim.damage[g] |= 1u << pos;
 	l->flipped[slot] = 1;
-	l->memory[slot * (uint64_t)FM_PAGE_SIZE + sim_below(FM_PAGE_SIZE)] ^= (uint8_t)(1 + sim_below(255));
+	l->memory[slot * (uint64_t)FM_PAGE_SIZE + sim_below(FM_PAGE_SIZE)] ^=
+		(uint8_t)(1 + sim_below(255));
 	sim.flips++;
 }
 
@@ -135,7 +138,8 @@ static void chaos_pin(void)
 
 static void chaos_fault_point(void)
 {
-	static const char *const names[] = {"spanset.store.post", "spanset.fetch.post", "evict.store"};
+	static const char *const names[] = {
+		"spanset.store.post", "spanset.fetch.post", "evict.store"};
 	(void)fault_arm(names[sim_below(FM_ARRAY_COUNT(names))], 1 + sim_below(20), false);
 }
 

@@ -1,6 +1,6 @@
 /*
- * tests/sim/check.c: everything at once, while nobody moves: the invariants of span.h, record.h, slot.h and stripe.h,
- * against the bytes the program must see and the bytes the nodes really hold.
+ * tests/sim/check.c: everything at once, while nobody moves: the invariants of span.h, record.h,
+ * slot.h and stripe.h, against the bytes the program must see and the bytes the nodes really hold.
  */
 #include <string.h>
 
@@ -15,7 +15,8 @@
 #define CHECK_RECORDS_MAX 16384
 
 static uint32_t references[CHECK_RECORDS_MAX]; /* bit per position somebody names */
-static uint64_t taken[SIM_NODES_MAX * 16][EC_N_MAX][64]; /* group, pos: bits some record or doubt explains */
+static uint64_t taken[SIM_NODES_MAX * 16][EC_N_MAX]
+		     [64]; /* group, pos: bits some record or doubt explains */
 
 struct check_counts {
 	int64_t near, staging, far, retained;
@@ -42,7 +43,8 @@ static void check_reference(uint32_t page, uint32_t ssid, uint32_t pos)
 static void check_bytes(uint32_t index, const uint8_t *bytes, const char *where)
 {
 	if (!sim_page_is_lost(index) && !sim_page_good(index, bytes))
-		sim_fail("page %u %s does not hold what the program wrote", sim_program_page(index), where);
+		sim_fail("page %u %s does not hold what the program wrote", sim_program_page(index),
+			where);
 }
 
 static void check_evicting(struct check_counts *n, uint32_t index, struct span_word w)
@@ -52,7 +54,8 @@ static void check_evicting(struct check_counts *n, uint32_t index, struct span_w
 	struct stripe *st = &sim.stripes[stripe];
 	uint32_t slot = span_ssid(w);
 	if (span_flags(w) != 0)
-		sim_fail("page %u is EVICTING with flags %x while nobody works on it", page, span_flags(w));
+		sim_fail("page %u is EVICTING with flags %x while nobody works on it", page,
+			span_flags(w));
 	if (st->slots[slot].page != page || !sim_staged(stripe, slot))
 		sim_fail("page %u is EVICTING but not in staging slot %u", page, slot);
 	check_bytes(index, stripe_staged_bytes(st, slot), "in staging");
@@ -95,7 +98,8 @@ static void check_word(struct check_counts *n, uint32_t index)
 			sim_fail("page %u is LOST and nobody was told", page);
 		break;
 	default:
-		sim_fail("page %u is %s while nobody works on it", page, span_state_name(span_state(w)));
+		sim_fail("page %u is %s while nobody works on it", page,
+			span_state_name(span_state(w)));
 	}
 	if (p->present != must)
 		sim_fail("page %u is %s and %s", page, span_state_name(span_state(w)),
@@ -114,10 +118,11 @@ static void check_taken(uint32_t group, unsigned pos, uint32_t slot, uint32_t ss
 	FM_ASSERT_LT(slot, 64 * 64);
 	uint64_t *word = &taken[group][pos][slot / 64];
 	if (*word & 1ull << (slot % 64))
-		sim_fail("slot %u of group %u position %u is used twice (record %u)", slot, group, pos, ssid);
+		sim_fail("slot %u of group %u position %u is used twice (record %u)", slot, group,
+			pos, ssid);
 	if (!slot_is_used(&sim.core, group_id_make(group), pos, slot))
-		sim_fail("slot %u of group %u position %u is free and used by record %u", slot, group, pos,
-			ssid);
+		sim_fail("slot %u of group %u position %u is free and used by record %u", slot,
+			group, pos, ssid);
 	*word |= 1ull << (slot % 64);
 }
 
@@ -131,7 +136,8 @@ static const uint8_t *check_piece(uint32_t group, unsigned pos, uint32_t slot)
 	return l->memory + (uint64_t)slot * FM_PAGE_SIZE;
 }
 
-/* Rebuilds what is missing from what there is: by ISA-L, now and then by the obviously right twin. */
+/* Rebuilds what is missing from what there is: by ISA-L, now and then by the obviously right twin.
+ */
 static void check_rebuild(const struct ec_slow_shape *shape, uint32_t have, uint8_t **pieces)
 {
 	unsigned n = shape->k + shape->m;
@@ -170,7 +176,8 @@ static void check_encode(const struct ec_slow_shape *shape, uint8_t **pieces, ui
 		ec_encode(core_code(&sim.core, shape->k, shape->m), FM_PAGE_SIZE, data, parity);
 }
 
-static void check_code(struct record r, uint32_t ssid, uint32_t group, uint8_t **pieces, uint32_t have)
+static void check_code(
+	struct record r, uint32_t ssid, uint32_t group, uint8_t **pieces, uint32_t have)
 {
 	const struct catalog_group *g = &sim.core.catalog.groups[group];
 	static uint8_t space[EC_M_MAX][FM_PAGE_SIZE];
@@ -179,7 +186,8 @@ static void check_code(struct record r, uint32_t ssid, uint32_t group, uint8_t *
 	check_rebuild(&shape, have, pieces);
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
 		if (crc32c(pieces[pos], FM_PAGE_SIZE) != record_crc(r, pos))
-			sim_fail("record %u position %u decodes to other bytes than were stored", ssid, pos);
+			sim_fail("record %u position %u decodes to other bytes than were stored",
+				ssid, pos);
 	check_encode(&shape, pieces, again);
 	for (unsigned i = 0; i < g->m; i++)
 		if (memcmp(again[i], pieces[g->k + i], FM_PAGE_SIZE) != 0)
@@ -206,22 +214,23 @@ static void check_stable(uint32_t ssid, struct record r, uint64_t hdr)
 	uint8_t *pieces[EC_N_MAX];
 	unsigned n = (unsigned)g->k + g->m;
 	if (record_hdr_live(hdr) != references[ssid])
-		sim_fail("record %u: live %x, named %x", ssid, record_hdr_live(hdr), references[ssid]);
+		sim_fail("record %u: live %x, named %x", ssid, record_hdr_live(hdr),
+			references[ssid]);
 	for (unsigned pos = 0; pos < n; pos++) {
 		const uint8_t *bytes = check_piece(group, pos, record_slot(r, pos));
 		pieces[pos] = space[pos];
 		if (bytes == NULL)
 			continue;
 		if (crc32c(bytes, FM_PAGE_SIZE) != record_crc(r, pos))
-			sim_fail("record %u position %u: group %u slot %u holds other bytes", ssid, pos, group,
-				record_slot(r, pos));
+			sim_fail("record %u position %u: group %u slot %u holds other bytes", ssid,
+				pos, group, record_slot(r, pos));
 		have |= 1u << pos;
 		memcpy(pieces[pos], bytes, FM_PAGE_SIZE);
 	}
 	if ((unsigned)__builtin_popcount(have) < g->k) {
 		if ((unsigned)__builtin_popcount(sim_damage(group)) <= g->m)
-			sim_fail("record %u: only %x of its positions are whole, damage %x", ssid, have,
-				sim_damage(group));
+			sim_fail("record %u: only %x of its positions are whole, damage %x", ssid,
+				have, sim_damage(group));
 		return;
 	}
 	check_code(r, ssid, group, pieces, have);
@@ -277,7 +286,8 @@ static void check_slots(void)
 				/* A lost column's doubtful slots stay out of use for good. */
 				if (!(taken[g][pos][slot / 64] >> (slot % 64) & 1) &&
 					!atomic_load(&group->columns[pos].lost))
-					sim_fail("slot %u of group %u position %u leaked", slot, g, pos);
+					sim_fail("slot %u of group %u position %u leaked", slot, g,
+						pos);
 			}
 		}
 	}
@@ -289,7 +299,8 @@ static void check_slots(void)
 	if (atomic_load(&stats->slots_quarantined_bytes) != doubts * FM_PAGE_SIZE)
 		sim_fail("slots_quarantined_bytes is off: %llu slots, the gauge says %lld",
 			(unsigned long long)doubts,
-			(long long)atomic_load(&stats->slots_quarantined_bytes) / (int)FM_PAGE_SIZE);
+			(long long)atomic_load(&stats->slots_quarantined_bytes) /
+				(int)FM_PAGE_SIZE);
 }
 
 static void check_gauge(const char *name, int64_t counted, int64_t gauge)

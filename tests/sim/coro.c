@@ -1,9 +1,10 @@
 /*
  * tests/sim/coro.c: the simulator's time, chance and threads (see sim.h).
  *
- * Coroutines on stacks of their own, one runs at a time; the scheduler picks the next at random. Time passes a little
- * with every step and jumps when everybody sleeps. A coroutine that promised to come through and does not within
- * SIM_PATIENCE_NS of simulated time is a deadlock or a livelock.
+ * Coroutines on stacks of their own, one runs at a time; the scheduler picks the next at random.
+ * Time passes a little with every step and jumps when everybody sleeps. A coroutine that promised
+ * to come through and does not within SIM_PATIENCE_NS of simulated time is a deadlock or a
+ * livelock.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -84,7 +85,8 @@ struct sim_coro *sim_self(void)
 	return coro_now;
 }
 
-/* Bursts: mostly short gaps, now and then a long one, so that both tight races and long runs are tried. */
+/* Bursts: mostly short gaps, now and then a long one, so that both tight races and long runs are
+ * tried. */
 static int coro_gap(void)
 {
 	if (sim_below(8) == 0)
@@ -186,8 +188,8 @@ static void coro_check_promises(void)
 		struct span_word w = {0};
 		if (page < sim.core.catalog.header->range_pages)
 			w = span_load(sim.core.catalog.words, (struct page_id){page});
-		sim_fail("%s is stuck: %s %u for %llu ms (word %s flags %x ssid %u pos %u)", c->name,
-			c->promise, page,
+		sim_fail("%s is stuck: %s %u for %llu ms (word %s flags %x ssid %u pos %u)",
+			c->name, c->promise, page,
 			(unsigned long long)((sim.now_ns - c->promise_ns) / NS_PER_MS),
 			span_state_name(span_state(w)), span_flags(w), span_ssid(w), span_pos(w));
 	}
@@ -224,7 +226,8 @@ void sim_run(bool (*done)(void))
 		if (++sim.switches % 4096 == 0)
 			coro_check_promises();
 		if (sim.switches > SIM_SWITCHES_MAX)
-			sim_fail("no end in sight after %llu switches", (unsigned long long)sim.switches);
+			sim_fail("no end in sight after %llu switches",
+				(unsigned long long)sim.switches);
 		coro_now = coro_pick();
 		coro_now->wake_ns = 0;
 		swapcontext(&scheduler, &coro_now->context);

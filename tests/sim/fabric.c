@@ -1,10 +1,13 @@
 /*
- * tests/sim/fabric.c: memory nodes and the network to them: the provider "sim:N" (see rpc/fabric.h for its contract).
+ * tests/sim/fabric.c: memory nodes and the network to them: the provider "sim:N" (see rpc/fabric.h
+ * for its contract).
  *
- * An operation has a time at which it takes effect (lands) and one at which its completion arrives; between them, and
- * after them, anything the contract allows may happen. A write reported -ETIMEDOUT or -ECONNRESET may land later
- * (`late`), from a copy taken when its buffers went back to their owner, until a fence of its region, or the end of the
- * node, stops it. Operations of one connection land in no particular order.
+ * An operation has a time at which it takes effect (lands) and one at which its completion arrives;
+ * between them, and after them, anything the contract allows may happen. A write reported
+ * -ETIMEDOUT or -ECONNRESET may land later
+ * (`late`), from a copy taken when its buffers went back to their owner, until a fence of its
+ * region, or the end of the node, stops it. Operations of one connection land in no particular
+ * order.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -42,7 +45,7 @@ struct sim_op {
 	struct sim_region *region; /* NULL: free */
 	bool write, landed, lands;
 	uint64_t offset, tag, deadline_ns, land_ns, done_ns;
-	int status;      /* at done_ns */
+	int status;                 /* at done_ns */
 	uint64_t bytes, torn_bytes; /* torn: so many are stored */
 	uint32_t iov_count;
 	struct iovec iov[FABRIC_IOV_MAX];
@@ -190,7 +193,8 @@ static void op_choose_fate(struct sim_op *op)
 	op->status = 0;
 	op->lands = true;
 	if (!sim.calm && sim_chance(s->delay))
-		latency += sim_below(2 * (op->deadline_ns - FM_MIN(op->deadline_ns, sim.now_ns)) + 1);
+		latency +=
+			sim_below(2 * (op->deadline_ns - FM_MIN(op->deadline_ns, sim.now_ns)) + 1);
 	op->land_ns = sim.now_ns + 1 + sim_below(latency);
 	op->done_ns = sim.now_ns + latency;
 	if (sim.bug == BUG_ACK_EARLY && op->write)
@@ -229,7 +233,10 @@ static int sim_post(struct fabric_region *region, const struct fabric_transfer *
 	ops_end = FM_MAX(ops_end, at + 1);
 	struct sim_op *op = &ops[at];
 	*op = (struct sim_op){.region = FM_CONTAINER_OF(region, struct sim_region, region),
-		.write = write, .offset = t->offset, .tag = t->tag, .deadline_ns = t->deadline_ns,
+		.write = write,
+		.offset = t->offset,
+		.tag = t->tag,
+		.deadline_ns = t->deadline_ns,
 		.iov_count = t->iov_count};
 	for (uint32_t i = 0; i < t->iov_count; i++) {
 		op->iov[i] = t->iov[i];
@@ -317,7 +324,8 @@ static int conn_ask(uint32_t node, uint64_t deadline_ns)
 }
 
 static int sim_attach(struct fabric_queue *queue, const char *endpoint,
-	const struct fabric_capability *capability, uint64_t deadline_ns, struct fabric_region **region)
+	const struct fabric_capability *capability, uint64_t deadline_ns,
+	struct fabric_region **region)
 {
 	uint32_t node = (uint32_t)strtoul(endpoint + 4, NULL, 10);
 	FM_ASSERT_LT(node, sim.nodes_count);
@@ -399,8 +407,11 @@ uint32_t sim_node_start(unsigned host)
 		return SIM_NODES_MAX;
 	uint32_t index = sim.nodes_count;
 	struct sim_node *n = &sim.nodes[index];
-	*n = (struct sim_node){.alive = true, .host = host, .incarnation = sim_random() | 1,
-		.slow_factor = 1, .leases_limit = sim.scenario.node_regions};
+	*n = (struct sim_node){.alive = true,
+		.host = host,
+		.incarnation = sim_random() | 1,
+		.slow_factor = 1,
+		.leases_limit = sim.scenario.node_regions};
 	sim.nodes_count++;
 	return index;
 }
@@ -414,7 +425,8 @@ void sim_node_crash(uint32_t node)
 			late_drop(&lates[i]);
 	for (unsigned i = 0; i < ops_end; i++) {
 		struct sim_op *op = &ops[i];
-		if (op->region == NULL || op->region->conn->node != node || op->done_ns <= sim.now_ns)
+		if (op->region == NULL || op->region->conn->node != node ||
+			op->done_ns <= sim.now_ns)
 			continue;
 		/* Landed or not, its acknowledgement does not come any more. */
 		op->status = -ECONNRESET;
@@ -431,7 +443,8 @@ void sim_node_part(uint32_t node, bool parted)
 		return;
 	for (unsigned i = 0; i < ops_end; i++) {
 		struct sim_op *op = &ops[i];
-		if (op->region == NULL || op->region->conn->node != node || op->done_ns <= sim.now_ns)
+		if (op->region == NULL || op->region->conn->node != node ||
+			op->done_ns <= sim.now_ns)
 			continue;
 		if (!op->landed) {
 			op->lands = sim_chance(500000);
@@ -454,7 +467,9 @@ struct sim_lease *sim_lease_make(uint32_t node, uint64_t bytes)
 	FM_ASSERT(l->flipped != NULL);
 	l->bytes = bytes;
 	l->capability = (struct fabric_capability){.lease = n->leases_count + 1ull,
-		.incarnation = n->incarnation, .epoch = 1, .region = n->leases_count};
+		.incarnation = n->incarnation,
+		.epoch = 1,
+		.region = n->leases_count};
 	for (unsigned i = 0; i < sizeof(l->capability.key); i++)
 		l->capability.key[i] = (uint8_t)sim_random();
 	n->leases_count++;

@@ -1,10 +1,12 @@
 /*
- * tests/sim/hooks.h: put in front of every source of the runtime that the simulator compiles (gcc -include).
+ * tests/sim/hooks.h: put in front of every source of the runtime that the simulator compiles (gcc
+ * -include).
  *
- * Every atomic load, store and compare-and-swap, every lock and every spin becomes a place where the simulator may
- * switch to another coroutine: so interleavings between the steps of the lock-free paths are explored, not just those
- * between system calls. Orderings weaker than sequential consistency are not (that is for tests/model and TSan).
- * The runtime's own sources stay as they are.
+ * Every atomic load, store and compare-and-swap, every lock and every spin becomes a place where
+ * the simulator may switch to another coroutine: so interleavings between the steps of the
+ * lock-free paths are explored, not just those between system calls. Orderings weaker than
+ * sequential consistency are not (that is for tests/model and TSan). The runtime's own sources stay
+ * as they are.
  */
 #ifndef FM_TESTS_SIM_HOOKS_H
 #define FM_TESTS_SIM_HOOKS_H
@@ -40,7 +42,7 @@ int sim_mutex_unlock(pthread_mutex_t *mutex);
 	({                                                                                         \
 		sim_yield();                                                                       \
 		__auto_type sim_at_ = (object);                                                    \
-		sim_raw_load(sim_at_, order);                                                   \
+		sim_raw_load(sim_at_, order);                                                      \
 	})
 #if defined(__clang__)
 #define sim_raw_load(at, order) __c11_atomic_load(at, order)
@@ -49,7 +51,7 @@ int sim_mutex_unlock(pthread_mutex_t *mutex);
 	(sim_yield(), __c11_atomic_compare_exchange_strong(object, expected, desired, ok, bad))
 #define SIM_AND(object, value, order) (sim_yield(), __c11_atomic_fetch_and(object, value, order))
 #else
-#define sim_raw_load(at, order)                                                                 \
+#define sim_raw_load(at, order)                                                                    \
 	({                                                                                         \
 		__typeof__((void)0, *(at)) sim_value_;                                             \
 		__atomic_load(at, &sim_value_, order);                                             \

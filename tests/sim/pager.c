@@ -1,10 +1,11 @@
 /*
  * tests/sim/pager.c: page tables, faults and staging memory: the simulated farmem/pager.h.
  *
- * Behaves like userfaultfd does (see farmem/uffd.c): pages go one by one, with other coroutines in between; waking
- * takes unread messages of the woken off the queue; a message once read may be stale. Stricter than the kernel in what
- * must never happen: reading a missing page, taking one that is not there, staging that is not empty.
- * What is dropped or moved away is scribbled over at its old place.
+ * Behaves like userfaultfd does (see farmem/uffd.c): pages go one by one, with other coroutines in
+ * between; waking takes unread messages of the woken off the queue; a message once read may be
+ * stale. Stricter than the kernel in what must never happen: reading a missing page, taking one
+ * that is not there, staging that is not empty. What is dropped or moved away is scribbled over at
+ * its old place.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -183,7 +184,8 @@ static int sim_give_back(struct pager *p, uint32_t slot, uint32_t page)
 	struct sim_pager_stripe *s = stripe_of(p);
 	sim_yield();
 	if (!s->staged[slot])
-		sim_fail("a page is given back from an empty staging slot %u (page %u)", slot, page);
+		sim_fail(
+			"a page is given back from an empty staging slot %u (page %u)", slot, page);
 	if (sim_page(page)->present)
 		return -EEXIST;
 	if (!sim.calm && sim_chance(5000))
@@ -207,7 +209,11 @@ static int sim_install(struct pager *p, uint32_t page, const uint8_t *bytes)
 	(void)p;
 	/* The kernel copies first, then maps: the source must hold still all the while. */
 	memcpy(copy, bytes, FM_PAGE_SIZE / 2);
-	sim_yield();
+	if (sim_below(16) == 0)
+		sim_sleep_ns(
+			1 + sim_below(4 * NS_PER_MS)); /* somebody else holds the address space */
+	else
+		sim_yield();
 	memcpy(copy + FM_PAGE_SIZE / 2, bytes + FM_PAGE_SIZE / 2, FM_PAGE_SIZE / 2);
 	bool present = sim_page(page)->present;
 	if (!present)
@@ -347,8 +353,8 @@ void sim_pager_open(unsigned stripe, bool moves, uint32_t staging_slots)
 		memory = pager_map((size_t)SIM_RANGE_PAGES * FM_PAGE_SIZE);
 		pages = pager_map(SIM_RANGE_PAGES * sizeof(*pages));
 	}
-	*s = (struct sim_pager_stripe){.pager = {.ops = &sim_pager_ops, .moves = moves,
-					       .staging_slots = staging_slots}};
+	*s = (struct sim_pager_stripe){
+		.pager = {.ops = &sim_pager_ops, .moves = moves, .staging_slots = staging_slots}};
 	s->pager.staging = pager_map((size_t)slots * FM_PAGE_SIZE);
 	s->staged = calloc(slots, sizeof(bool));
 	FM_ASSERT(s->staged != NULL);
@@ -357,7 +363,8 @@ void sim_pager_open(unsigned stripe, bool moves, uint32_t staging_slots)
 void sim_pager_close(unsigned stripe)
 {
 	struct sim_pager_stripe *s = &stripes[stripe];
-	munmap(s->pager.staging, (size_t)(s->pager.staging_slots + STAGE_PRIVATE_SLOTS) * FM_PAGE_SIZE);
+	munmap(s->pager.staging,
+		(size_t)(s->pager.staging_slots + STAGE_PRIVATE_SLOTS) * FM_PAGE_SIZE);
 	free(s->staged);
 }
 

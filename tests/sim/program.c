@@ -1,10 +1,11 @@
 /*
- * tests/sim/program.c: the program whose memory is far: threads that read, write, touch first and give back pages.
+ * tests/sim/program.c: the program whose memory is far: threads that read, write, touch first and
+ * give back pages.
  *
- * Every page has SIM_CHUNKS parts; `truth` knows the version each part holds, version 0 being zeros. A part is stored or
- * looked at in one go (no switch in between), after an access that the simulated MMU allowed: like a CPU's store.
- * While a page is being purged others may still read it (a program racing with itself): then old bytes or zeros are
- * right, anything else is not.
+ * Every page has SIM_CHUNKS parts; `truth` knows the version each part holds, version 0 being
+ * zeros. A part is stored or looked at in one go (no switch in between), after an access that the
+ * simulated MMU allowed: like a CPU's store. While a page is being purged others may still read it
+ * (a program racing with itself): then old bytes or zeros are right, anything else is not.
  */
 #include <string.h>
 
@@ -53,7 +54,7 @@ bool sim_chunk_good(uint32_t index, unsigned chunk, const uint8_t *bytes)
 {
 	const struct program_page *t = &truth[index];
 	return chunk_is(index, chunk, t->versions[chunk], bytes) ||
-		(t->purging && chunk_is(index, chunk, 0, bytes));
+	       (t->purging && chunk_is(index, chunk, 0, bytes));
 }
 
 bool sim_page_good(uint32_t index, const uint8_t *bytes)
@@ -76,7 +77,8 @@ void sim_page_lost(uint32_t index)
 
 static void program_wrong(uint32_t index, unsigned chunk)
 {
-	const uint8_t *bytes = sim_page_bytes(sim_program_page(index)) + (size_t)chunk * SIM_CHUNK_BYTES;
+	const uint8_t *bytes =
+		sim_page_bytes(sim_program_page(index)) + (size_t)chunk * SIM_CHUNK_BYTES;
 	uint32_t page = sim_program_page(index), version = truth[index].versions[chunk];
 	struct span_word w = span_load(sim.core.catalog.words, (struct page_id){page});
 	const char *what = "bytes that were never written there";
@@ -85,8 +87,10 @@ static void program_wrong(uint32_t index, unsigned chunk)
 	for (uint32_t v = 1; v <= version_last; v++)
 		if (chunk_is(index, chunk, v, bytes))
 			what = v < version ? "an older version" : "a newer version";
-	sim_fail("a read of page %u part %u returned %s instead of version %u (word %s flags %x gen %u)",
-		page, chunk, what, version, span_state_name(span_state(w)), span_flags(w), span_gen(w));
+	sim_fail("a read of page %u part %u returned %s instead of version %u (word %s flags %x "
+		 "gen %u)",
+		page, chunk, what, version, span_state_name(span_state(w)), span_flags(w),
+		span_gen(w));
 }
 
 /* ---- operations ---- */

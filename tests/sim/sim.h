@@ -1,11 +1,13 @@
 /*
- * tests/sim/sim.h: the data path of the runtime in one thread, on a simulated fabric, clock and pager, from a seed.
+ * tests/sim/sim.h: the data path of the runtime in one thread, on a simulated fabric, clock and
+ * pager, from a seed.
  *
- * The runtime's own sources run unchanged (hooks.h makes their atomics switching points); simulated are what lies
- * under them: nodes and network (fabric.c), page tables (pager.c), time and threads (coro.c), and what lies around
- * them: the program (program.c), the agent and the failures (agent.c, chaos.c). check.c looks at everything at once
- * while all stand still. Failures injected are only those the design promises to survive (DESIGN section 5), except
- * in the scenario `beyond`, where loss must be told, never hidden.
+ * The runtime's own sources run unchanged (hooks.h makes their atomics switching points); simulated
+ * are what lies under them: nodes and network (fabric.c), page tables (pager.c), time and threads
+ * (coro.c), and what lies around them: the program (program.c), the agent and the failures
+ * (agent.c, chaos.c). check.c looks at everything at once while all stand still. Failures injected
+ * are only those the design promises to survive (DESIGN section 5), except in the scenario
+ * `beyond`, where loss must be told, never hidden.
  *
  * Everything random comes from one generator: a seed, a scenario and a commit repeat a run exactly.
  */
@@ -38,20 +40,20 @@ struct sim_scenario {
 	unsigned k, m;
 	unsigned hosts_spare; /* hosts beyond k+m */
 	unsigned stripes, handlers, programs;
-	uint32_t pages;       /* the program's, over all stripes */
+	uint32_t pages; /* the program's, over all stripes */
 	uint32_t budget_pages, retain_pages;
 	uint32_t region_slots;
 	uint32_t node_regions; /* regions a node has memory for */
 	uint32_t records_max;
-	unsigned on_full;     /* enum config_on_full */
+	unsigned on_full; /* enum config_on_full */
 	/* network */
 	uint64_t latency_ns;
 	uint32_t drop, late, torn, delay, refuse;
 	/* every so often, in nanoseconds; 0: never */
-	uint64_t crash_every_ns, part_every_ns, slow_every_ns, flip_every_ns, poor_every_ns, fault_every_ns,
-		pin_every_ns;
-	bool beyond;          /* once, m+1 hosts of a group die */
-	bool reuses;          /* the program often writes what was there before */
+	uint64_t crash_every_ns, part_every_ns, slow_every_ns, flip_every_ns, poor_every_ns,
+		fault_every_ns, pin_every_ns;
+	bool beyond; /* once, m+1 hosts of a group die */
+	bool reuses; /* the program often writes what was there before */
 	bool purges;
 };
 
@@ -74,7 +76,7 @@ struct sim_coro;
 uint64_t sim_random(void);
 uint64_t sim_below(uint64_t n); /* 0..n-1; n >= 1 */
 bool sim_chance(uint32_t per_million);
-uint64_t sim_mix(uint64_t v);   /* not random: a hash */
+uint64_t sim_mix(uint64_t v); /* not random: a hash */
 void sim_sleep_ns(uint64_t ns);
 /* Until sim_wake or the time. */
 void sim_block(uint64_t until_ns);
@@ -101,8 +103,8 @@ struct sim_lease {
 };
 
 struct sim_node {
-	bool alive;     /* the process runs and has its memory */
-	bool parted;    /* the network to it is down for now */
+	bool alive;  /* the process runs and has its memory */
+	bool parted; /* the network to it is down for now */
 	unsigned host;
 	uint64_t incarnation;
 	uint64_t slow_factor;
@@ -144,7 +146,8 @@ void sim_handler_sleeps(unsigned stripe, struct sim_coro *handler);
 
 /* ---- program.c ---- */
 void sim_program_main(void *argument); /* its number */
-uint32_t sim_program_page(uint32_t index); /* the index-th page of the program, as a page of the range */
+uint32_t sim_program_page(
+	uint32_t index); /* the index-th page of the program, as a page of the range */
 uint32_t sim_program_index(uint32_t page);
 /* A part of a page must read so: bytes are SIM_CHUNK_BYTES. */
 bool sim_chunk_good(uint32_t index, unsigned chunk, const uint8_t *bytes);
@@ -155,7 +158,8 @@ void sim_page_lost(uint32_t index);
 /* ---- agent.c, chaos.c ---- */
 void sim_agent_main(void *argument);
 void sim_chaos_main(void *argument);
-/* Columns of a group whose bytes may be wrong or gone: never more than m of them, but in `beyond`. */
+/* Columns of a group whose bytes may be wrong or gone: never more than m of them, but in `beyond`.
+ */
 uint32_t sim_damage(uint32_t group);
 
 /* ---- check.c ---- */
@@ -186,7 +190,8 @@ struct sim {
 	bool poor; /* no node lends */
 	bool finished;
 	/* for the summary */
-	uint64_t checks, crashes, parts, flips, lates, torns, drops, fences, purges, losses, switches, sigbus;
+	uint64_t checks, crashes, parts, flips, lates, torns, drops, fences, purges, losses,
+		switches, sigbus;
 };
 extern struct sim sim;
 

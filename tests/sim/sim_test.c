@@ -2,9 +2,10 @@
  * tests/sim/sim_test.c: scenarios, one run, many runs (see sim.h).
  *
  *   sim_test --scenario NAME --seed N [--steps N] [--evict move|wp] [-v]   one run
- *   sim_test --scenario NAME --seeds N [--seed FIRST]                       so many runs, each in a child
- *   sim_test --seconds S                                                    random seeds, all scenarios
- *   sim_test --bug NAME --seeds N      breaks something on purpose: succeeds when a run finds it
+ *   sim_test --scenario NAME --seeds N [--seed FIRST]                       so many runs, each in a
+ * child sim_test --seconds S                                                    random seeds, all
+ * scenarios sim_test --bug NAME --seeds N      breaks something on purpose: succeeds when a run
+ * finds it
  */
 #include <errno.h>
 #include <signal.h>
@@ -36,41 +37,88 @@ static const char *const bug_names[BUG_COUNT] = {
 
 /* What most scenarios share: 4+2, 256 pages near, some 500 far. */
 #define SIM_USUAL                                                                                  \
-	.k = 4, .m = 2, .hosts_spare = 2, .stripes = 1, .handlers = 1, .programs = 3, /* a multiple of 100 */ .pages = 700,  \
-	.budget_pages = 256, .retain_pages = 256, .region_slots = 64, .node_regions = 24,            \
-	.records_max = 4096, .on_full = ON_FULL_WAIT, .latency_ns = 5000, .purges = true
+	.k = 4, .m = 2, .hosts_spare = 2, .stripes = 1, .handlers = 1, .programs = 3,              \
+	/* a multiple of 100 */ .pages = 700, .budget_pages = 256, .retain_pages = 256,            \
+	.region_slots = 64, .node_regions = 24, .records_max = 4096, .on_full = ON_FULL_WAIT,      \
+	.latency_ns = 5000, .purges = true
 
 #define SIM_BAD_NETWORK .drop = 3000, .late = 6000, .torn = 4000, .delay = 8000, .refuse = 1000
 
 static const struct sim_scenario scenarios[] = {
 	{.name = "calm", .about = "nothing fails", SIM_USUAL, .reuses = true},
-	{.name = "crash", .about = "hosts die and come back empty", SIM_USUAL,
+	{.name = "crash",
+		.about = "hosts die and come back empty",
+		SIM_USUAL,
 		.crash_every_ns = 40 * NS_PER_MS},
-	{.name = "network", .about = "drops, delays, late and torn writes, partitions", SIM_USUAL,
-		SIM_BAD_NETWORK, .part_every_ns = 80 * NS_PER_MS, .slow_every_ns = 40 * NS_PER_MS},
-	{.name = "late", .about = "writes that land long after they were given up", SIM_USUAL,
-		.late = 40000, .torn = 5000},
-	{.name = "flip", .about = "stored bytes change", SIM_USUAL, .flip_every_ns = 2 * NS_PER_MS,
+	{.name = "network",
+		.about = "drops, delays, late and torn writes, partitions",
+		SIM_USUAL,
+		SIM_BAD_NETWORK,
+		.part_every_ns = 80 * NS_PER_MS,
+		.slow_every_ns = 40 * NS_PER_MS},
+	{.name = "late",
+		.about = "writes that land long after they were given up",
+		SIM_USUAL,
+		.late = 40000,
+		.torn = 5000},
+	{.name = "slow",
+		.about = "distant nodes: much happens during a store",
+		SIM_USUAL,
+		.part_every_ns = 300 * NS_PER_MS,
+		.reuses = true},
+	{.name = "flip",
+		.about = "stored bytes change",
+		SIM_USUAL,
+		.flip_every_ns = 2 * NS_PER_MS,
 		.crash_every_ns = 200 * NS_PER_MS},
-	{.name = "pins", .about = "pages that will not move, stores that fail, a poor agent", SIM_USUAL,
-		.pin_every_ns = 5 * NS_PER_MS, .fault_every_ns = 3 * NS_PER_MS,
-		.poor_every_ns = 50 * NS_PER_MS, .reuses = true},
-	{.name = "full", .about = "nodes nearly full: repack must make room", SIM_USUAL,
+	{.name = "pins",
+		.about = "pages that will not move, stores that fail, a poor agent",
+		SIM_USUAL,
+		.pin_every_ns = 5 * NS_PER_MS,
+		.fault_every_ns = 3 * NS_PER_MS,
+		.poor_every_ns = 50 * NS_PER_MS,
+		.reuses = true},
+	{.name = "full",
+		.about = "nodes nearly full: repack must make room",
+		SIM_USUAL,
 		.crash_every_ns = 0},
-	{.name = "storm", .about = "everything at once", SIM_USUAL, SIM_BAD_NETWORK,
-		.part_every_ns = 100 * NS_PER_MS, .slow_every_ns = 80 * NS_PER_MS,
-		.crash_every_ns = 100 * NS_PER_MS, .flip_every_ns = 20 * NS_PER_MS,
-		.pin_every_ns = 20 * NS_PER_MS, .fault_every_ns = 20 * NS_PER_MS,
-		.poor_every_ns = 200 * NS_PER_MS, .reuses = true},
-	{.name = "stripes", .about = "two stripes, two handlers each, everything at once", SIM_USUAL,
-		SIM_BAD_NETWORK, .part_every_ns = 100 * NS_PER_MS, .crash_every_ns = 100 * NS_PER_MS,
-		.flip_every_ns = 20 * NS_PER_MS, .pin_every_ns = 20 * NS_PER_MS, .reuses = true},
-	{.name = "narrow", .about = "no spare hosts: narrower codes", SIM_USUAL,
-		.crash_every_ns = 60 * NS_PER_MS, .part_every_ns = 200 * NS_PER_MS},
-	{.name = "codes", .about = "other codes, by the seed", SIM_USUAL, SIM_BAD_NETWORK,
-		.crash_every_ns = 60 * NS_PER_MS, .flip_every_ns = 20 * NS_PER_MS},
-	{.name = "beyond", .about = "m+1 hosts of a group die: loss is told, never hidden", SIM_USUAL,
-		.drop = 1000, .beyond = true},
+	{.name = "storm",
+		.about = "everything at once",
+		SIM_USUAL,
+		SIM_BAD_NETWORK,
+		.part_every_ns = 100 * NS_PER_MS,
+		.slow_every_ns = 80 * NS_PER_MS,
+		.crash_every_ns = 100 * NS_PER_MS,
+		.flip_every_ns = 20 * NS_PER_MS,
+		.pin_every_ns = 20 * NS_PER_MS,
+		.fault_every_ns = 20 * NS_PER_MS,
+		.poor_every_ns = 200 * NS_PER_MS,
+		.reuses = true},
+	{.name = "stripes",
+		.about = "two stripes, two handlers each, everything at once",
+		SIM_USUAL,
+		SIM_BAD_NETWORK,
+		.part_every_ns = 100 * NS_PER_MS,
+		.crash_every_ns = 100 * NS_PER_MS,
+		.flip_every_ns = 20 * NS_PER_MS,
+		.pin_every_ns = 20 * NS_PER_MS,
+		.reuses = true},
+	{.name = "narrow",
+		.about = "no spare hosts: narrower codes",
+		SIM_USUAL,
+		.crash_every_ns = 60 * NS_PER_MS,
+		.part_every_ns = 200 * NS_PER_MS},
+	{.name = "codes",
+		.about = "other codes, by the seed",
+		SIM_USUAL,
+		SIM_BAD_NETWORK,
+		.crash_every_ns = 60 * NS_PER_MS,
+		.flip_every_ns = 20 * NS_PER_MS},
+	{.name = "beyond",
+		.about = "m+1 hosts of a group die: loss is told, never hidden",
+		SIM_USUAL,
+		.drop = 1000,
+		.beyond = true},
 };
 
 /* What designated initializers cannot say twice. */
@@ -85,13 +133,17 @@ static void scenario_adjust(struct sim_scenario *s)
 		s->stripes = s->handlers = 2;
 		s->programs = 5;
 		s->budget_pages = 320;
+	} else if (strcmp(s->name, "slow") == 0) {
+		s->latency_ns = 300 * NS_PER_US;
+		s->programs = 5;
+		s->handlers = 2;
 	} else if (strcmp(s->name, "late") == 0) {
 		s->region_slots = 24; /* soon used again */
 	} else if (strcmp(s->name, "narrow") == 0) {
 		s->hosts_spare = 0;
 	} else if (strcmp(s->name, "codes") == 0) {
-		static const unsigned codes[][2] = {{1, 0}, {1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 0}, {3, 3},
-			{6, 3}, {8, 2}, {10, 4}, {16, 4}};
+		static const unsigned codes[][2] = {{1, 0}, {1, 1}, {1, 2}, {2, 1}, {2, 2}, {3, 0},
+			{3, 3}, {6, 3}, {8, 2}, {10, 4}, {16, 4}};
 		const unsigned *code = codes[sim_below(FM_ARRAY_COUNT(codes))];
 		s->k = code[0];
 		s->m = code[1];
@@ -232,7 +284,8 @@ static void conductor_main(void *argument)
 		sim_check_all();
 		go_on();
 	}
-	/* Everything is well again: doubts must be settled, waste reclaimed, and all of it given back. */
+	/* Everything is well again: doubts must be settled, waste reclaimed, and all of it given
+	 * back. */
 	sim_sleep_ns(3 * NS_PER_S);
 	stand_still();
 	sim_check_all();
@@ -258,7 +311,8 @@ static void runtime_open_stripe(unsigned index)
 	uint32_t per_stripe = sim.scenario.pages / sim.scenario.stripes;
 	struct spanset_io_options options = {.name = "evict",
 		.fetch_deadline_ns = sim.core.config.fetch_deadline_ns,
-		.store_deadline_ns = sim.core.config.store_deadline_ns, .stores = true};
+		.store_deadline_ns = sim.core.config.store_deadline_ns,
+		.stores = true};
 	sim_pager_open(index, sim.moves, SIM_STAGING_SLOTS);
 	st->core = &sim.core;
 	st->pager = sim_pager(index);
@@ -277,8 +331,8 @@ static void runtime_open_stripe(unsigned index)
 static void runtime_open_handler(unsigned stripe, unsigned index)
 {
 	struct fault_handler *h = calloc(1, sizeof(*h));
-	struct spanset_io_options options = {.name = "fault",
-		.fetch_deadline_ns = sim.core.config.fetch_deadline_ns};
+	struct spanset_io_options options = {
+		.name = "fault", .fetch_deadline_ns = sim.core.config.fetch_deadline_ns};
 	FM_ASSERT(h != NULL);
 	h->st = &sim.stripes[stripe];
 	h->private_slot = SIM_STAGING_SLOTS + index;
@@ -296,8 +350,11 @@ static void runtime_open(void)
 {
 	const struct sim_scenario *s = &sim.scenario;
 	struct catalog_options options = {.range_base = 1ull << 40,
-		.range_pages = (uint64_t)s->stripes * STRIPE_BLOCK_PAGES, .records_max = s->records_max,
-		.code_k = s->k, .code_m = s->m, .region_bytes = s->region_slots * FM_PAGE_SIZE,
+		.range_pages = (uint64_t)s->stripes * STRIPE_BLOCK_PAGES,
+		.records_max = s->records_max,
+		.code_k = s->k,
+		.code_m = s->m,
+		.region_bytes = s->region_slots * FM_PAGE_SIZE,
 		.command = "sim"};
 	struct fm_config *c = &sim.core.config;
 	c->local.bytes = s->budget_pages * (uint64_t)FM_PAGE_SIZE;
@@ -338,14 +395,17 @@ static void run_print(void)
 {
 	const struct catalog_stats *s = sim.core.catalog.stats;
 #define N(x) ((unsigned long long)(x))
-	printf("%-8s seed %llu %s: %.2f s, %llu switches; pages out %llu clean %llu in %llu rescued %llu; "
-	       "degraded %llu lost %llu repacked %llu freed %llu busy %llu; crashes %llu parts %llu "
+	printf("%-8s seed %llu %s: %.2f s, %llu switches; pages out %llu clean %llu in %llu "
+	       "rescued %llu; "
+	       "degraded %llu lost %llu repacked %llu freed %llu busy %llu; crashes %llu parts "
+	       "%llu "
 	       "flips %llu torn %llu drops %llu late %llu fences %llu failed stores %llu\n",
 		sim.scenario.name, N(sim.seed), sim.moves ? "move" : "wp", (double)sim.now_ns / 1e9,
 		N(sim.switches), N(s->swap_out_pages), N(s->clean_evictions), N(s->swap_in_pages),
-		N(s->faults_rescued), N(s->degraded_reads), N(s->lost_pages), N(s->repacked_spansets),
-		N(s->freed_spansets), N(s->move_busy), N(sim.crashes), N(sim.parts), N(sim.flips),
-		N(sim.torns), N(sim.drops), N(sim.lates), N(sim.fences), N(s->store_failures));
+		N(s->faults_rescued), N(s->degraded_reads), N(s->lost_pages),
+		N(s->repacked_spansets), N(s->freed_spansets), N(s->move_busy), N(sim.crashes),
+		N(sim.parts), N(sim.flips), N(sim.torns), N(sim.drops), N(sim.lates), N(sim.fences),
+		N(s->store_failures));
 #undef N
 }
 
@@ -380,7 +440,8 @@ void sim_print_state(void)
 			sim.core.catalog.words, (struct page_id){sim_program_page(i)}))]++;
 	for (unsigned i = 0; i < 7; i++)
 		printf("%s %u ", span_state_name((enum span_state)i), states[i]);
-	printf("\nsim: near %lld staging %lld far %lld retained %lld of %llu; steps %llu; groups %u of %u, "
+	printf("\nsim: near %lld staging %lld far %lld retained %lld of %llu; steps %llu; groups "
+	       "%u of %u, "
 	       "agent %u, full %u\n",
 		(long long)b->near_pages, (long long)b->staging_pages, (long long)b->far_pages,
 		(long long)b->retained_pages, (unsigned long long)b->limit_pages,
@@ -411,9 +472,11 @@ void sim_print_command(void)
 #ifdef SIM_COMMIT
 	printf("sim: commit " SIM_COMMIT "\n");
 #endif
-	printf("sim: to repeat: sim_test --scenario %s --seed %llu --steps %llu --evict %s%s%s -v\n",
+	printf("sim: to repeat: sim_test --scenario %s --seed %llu --steps %llu --evict %s%s%s "
+	       "-v\n",
 		sim.scenario.name, (unsigned long long)sim.seed, (unsigned long long)sim.steps,
-		sim.moves ? "move" : "wp", sim.bug ? " --bug " : "", sim.bug ? bug_names[sim.bug] : "");
+		sim.moves ? "move" : "wp", sim.bug ? " --bug " : "",
+		sim.bug ? bug_names[sim.bug] : "");
 }
 
 static void on_signal(int number)
@@ -501,13 +564,15 @@ static int run_seconds(const struct sim_scenario *only, uint64_t seconds)
 		runs++;
 		failed += !run_child(s, seed);
 	}
-	printf("sim: %llu of %llu runs failed\n", (unsigned long long)failed, (unsigned long long)runs);
+	printf("sim: %llu of %llu runs failed\n", (unsigned long long)failed,
+		(unsigned long long)runs);
 	return failed > 0;
 }
 
 static int usage(void)
 {
-	printf("usage: sim_test [--scenario NAME] [--seed N] [--seeds N] [--seconds S] [--steps N]\n"
+	printf("usage: sim_test [--scenario NAME] [--seed N] [--seeds N] [--seconds S] [--steps "
+	       "N]\n"
 	       "                [--evict move|wp] [--bug NAME] [-v]\nscenarios:\n");
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(scenarios); i++)
 		printf("  %-8s %s\n", scenarios[i].name, scenarios[i].about);
@@ -543,9 +608,11 @@ int main(int argc, char **argv)
 			continue;
 		if (strcmp(argv[i - 1], "--seeds") == 0 && (seeds = strtoull(value, NULL, 10)) != 0)
 			continue;
-		if (strcmp(argv[i - 1], "--seconds") == 0 && (seconds = strtoull(value, NULL, 10)) != 0)
+		if (strcmp(argv[i - 1], "--seconds") == 0 &&
+			(seconds = strtoull(value, NULL, 10)) != 0)
 			continue;
-		if (strcmp(argv[i - 1], "--steps") == 0 && (steps_given = strtoull(value, NULL, 10)) != 0)
+		if (strcmp(argv[i - 1], "--steps") == 0 &&
+			(steps_given = strtoull(value, NULL, 10)) != 0)
 			continue;
 		if (strcmp(argv[i - 1], "--bug") == 0 && (sim.bug = bug_named(value)) != BUG_COUNT)
 			continue;

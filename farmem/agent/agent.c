@@ -206,17 +206,20 @@ static void remove_tree(const struct agent *agent)
 /* True when it has ended. */
 static bool agent_try_end(struct agent *agent)
 {
+	/* Somebody may have removed the directory (a cleaner of /tmp): then nobody can find us. */
+	bool there = access(agent->dir, F_OK) == 0 || errno != ENOENT;
 	int lock = lock_tree(agent);
-	if (lock < 0)
+	if (lock < 0 && there)
 		return false;
-	if (connection_waits(agent)) {
+	if (there && connection_waits(agent)) {
 		close(lock);
 		return false;
 	}
 	agent_unwatch(&agent->listener);
 	embedded_end(agent);
 	remove_tree(agent);
-	close(lock);
+	if (lock >= 0)
+		close(lock);
 	return true;
 }
 

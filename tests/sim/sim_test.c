@@ -469,9 +469,10 @@ void sim_print_state(void)
 
 void sim_print_command(void)
 {
-#ifdef SIM_COMMIT
-	printf("sim: commit " SIM_COMMIT "\n");
-#endif
+	printf("sim: commit ");
+	fflush(stdout);
+	if (system("git -C '" SIM_SOURCE_DIR "' describe --always --dirty 2>/dev/null") != 0)
+		printf("unknown\n");
 	printf("sim: to repeat: sim_test --scenario %s --seed %llu --steps %llu --evict %s%s%s "
 	       "-v\n",
 		sim.scenario.name, (unsigned long long)sim.seed, (unsigned long long)sim.steps,

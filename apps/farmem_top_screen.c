@@ -122,10 +122,9 @@ static void render_memory(const struct view *view)
 
 	fprintf(view->out, "  near     ");
 	bar(view, budget > 0 ? near / budget : 0);
-	fprintf(view->out, " %s of %s; staging %s, not registered %s, pinned %s\n", bytes(near, a),
+	fprintf(view->out, " %s of %s; staging %s, not registered %s\n", bytes(near, a),
 		budget > 0 ? bytes(budget, b) : "?", bytes(gauge(view, "staging_bytes"), c),
-		bytes(gauge(view, "fresh_bytes"), d),
-		bytes(gauge(view, "pinned_bytes"), (char[32]){0}));
+		bytes(gauge(view, "fresh_bytes"), d));
 	fprintf(view->out, "  far      ");
 	bar(view, near + far > 0 ? far / (near + far) : 0);
 	fprintf(view->out, " %s far only, retained %s, dead %s (%.1f %% of the slots)\n",
@@ -135,15 +134,11 @@ static void render_memory(const struct view *view)
 
 static void render_rates(const struct view *view)
 {
-	double ahead = rate(view, "read_ahead"), hits = rate(view, "read_ahead_hits");
-
 	fprintf(view->out,
 		"  faults   %.0f/s: %.0f fetched, %.0f rescued, %.0f joined, %.0f zero; read-ahead "
-		"%.0f/s, "
-		"%.0f %% used\n",
+		"%.0f/s\n",
 		rate(view, "faults"), rate(view, "faults_fetched"), rate(view, "faults_rescued"),
-		rate(view, "faults_joined"), rate(view, "faults_zero"), ahead,
-		ahead > 0 ? 100 * hits / ahead : 0);
+		rate(view, "faults_joined"), rate(view, "faults_zero"), rate(view, "read_ahead"));
 	fprintf(view->out,
 		"  swap-in  %.0f us p50, %.0f us p99, the network alone %.0f / %.0f (since the "
 		"start)\n",

@@ -93,12 +93,11 @@ struct catalog_stats {
 	_Atomic uint64_t budget_bytes, near_bytes, staging_bytes, far_bytes, retained_bytes,
 		dead_bytes;
 	_Atomic uint64_t fresh_bytes;    /* near, not registered yet */
-	_Atomic uint64_t pinned_bytes;   /* could not be evicted (mlock, DMA) */
 	_Atomic uint64_t metadata_bytes; /* words + records + slot tables that far spans cost */
 	_Atomic uint64_t slots_used_bytes, slots_quarantined_bytes, far_capacity_bytes;
 	/* counters */
 	_Atomic uint64_t faults, faults_zero, faults_rescued, faults_fetched, faults_joined;
-	_Atomic uint64_t read_ahead, read_ahead_hits;
+	_Atomic uint64_t read_ahead;
 	_Atomic uint64_t swap_in_pages, swap_out_pages, clean_evictions, staged_pages;
 	_Atomic uint64_t degraded_reads, crc_mismatches, fetch_timeouts, store_failures, lost_pages;
 	_Atomic uint64_t purged_pages, repacked_spansets, freed_spansets, move_busy, wp_faults;

@@ -173,9 +173,10 @@ static bool fault_may_fetch(struct fault_handler *h)
 	if (fm_likely(budget_room(core) > -FAULT_OVERDRAFT(limit)))
 		return true;
 	evict_call(h->st);
-	/* With the nodes full nobody else makes room: each page fetched frees a little of theirs. */
+	/* With the nodes full nobody else makes room: each page fetched frees a little of theirs.
+	 */
 	return evict_drop_clean(h->st, h->private_slot) ||
-		atomic_load_explicit(&h->st->full, memory_order_relaxed);
+	       atomic_load_explicit(&h->st->full, memory_order_relaxed);
 }
 
 static bool fault_begin_fetch(
@@ -258,7 +259,8 @@ static void fault_lost(
 	atomic_fetch_sub_explicit(&core->budget.far_pages, 1, memory_order_relaxed);
 	if (h->report_loss)
 		h->report_loss(h, f->page, group);
-	/* While the word is FETCHING: a purge that came between would see the page poisoned after it. */
+	/* While the word is FETCHING: a purge that came between would see the page poisoned after
+	 * it. */
 	(void)h->st->pager->ops->poison(h->st->pager, f->page);
 	fault_turn(h, (struct page_id){f->page}, fetching,
 		span_at(span_turned(fetching, SPAN_LOST, 0), 0, 0));
@@ -266,7 +268,8 @@ static void fault_lost(
 }
 
 /* Late news of a page already told lost: poisoned again, unless it was given back meanwhile. */
-static enum fault_result fault_lost_again(struct fault_handler *h, uint32_t page, struct span_word w)
+static enum fault_result fault_lost_again(
+	struct fault_handler *h, uint32_t page, struct span_word w)
 {
 	struct page_id id = {page};
 	struct span_word fetching = span_turned(w, SPAN_FETCHING, 0);
@@ -349,7 +352,10 @@ static enum fault_result fault_serve(struct fault_handler *h, uint32_t page, boo
 	case SPAN_FETCHING:
 		/* Whoever fetches it wakes everybody; a write-protect fault may outlive the page it
 		 * was for. */
-		return protected_ ? FAULT_LATER : FAULT_SERVED;
+		if (protected_)
+			return FAULT_LATER;
+		catalog_count(&h->st->core->catalog, faults_joined, 1);
+		return FAULT_SERVED;
 	case SPAN_DROPPING:
 		return FAULT_LATER;
 	case SPAN_LOST:

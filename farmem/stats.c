@@ -9,29 +9,7 @@
 #include <unistd.h>
 
 #include "farmem/runtime.h"
-
-struct stats_field {
-	const char *name;
-	size_t offset;
-};
-
-#define FIELD(name)                                                                                \
-	{                                                                                          \
-#name, offsetof(struct catalog_stats, name)                                        \
-	}
-static const struct stats_field stats_counters[] = {FIELD(budget_bytes), FIELD(near_bytes),
-	FIELD(staging_bytes), FIELD(far_bytes), FIELD(retained_bytes), FIELD(dead_bytes),
-	FIELD(fresh_bytes), FIELD(pinned_bytes), FIELD(metadata_bytes), FIELD(slots_used_bytes),
-	FIELD(slots_quarantined_bytes), FIELD(far_capacity_bytes), FIELD(faults),
-	FIELD(faults_zero), FIELD(faults_rescued), FIELD(faults_fetched), FIELD(faults_joined),
-	FIELD(read_ahead), FIELD(read_ahead_hits), FIELD(swap_in_pages), FIELD(swap_out_pages),
-	FIELD(clean_evictions), FIELD(staged_pages), FIELD(degraded_reads), FIELD(crc_mismatches),
-	FIELD(fetch_timeouts), FIELD(store_failures), FIELD(lost_pages), FIELD(purged_pages),
-	FIELD(repacked_spansets), FIELD(freed_spansets), FIELD(move_busy), FIELD(wp_faults),
-	FIELD(stall_ns)};
-static const struct stats_field stats_hists[] = {
-	FIELD(fault_ns), FIELD(fetch_ns), FIELD(store_ns), FIELD(degraded_ns)};
-#undef FIELD
+#include "farmem/stats_table.h"
 
 static int stats_append(char *text, size_t size, size_t *used, const char *format, ...)
 	FM_PRINTF(4, 5);
@@ -50,27 +28,21 @@ static int stats_append(char *text, size_t size, size_t *used, const char *forma
 
 int stats_json(struct runtime *rt, char *text, size_t size)
 {
-	const uint8_t *stats = (const uint8_t *)rt->core.catalog.stats;
+	const struct catalog_stats *stats = rt->core.catalog.stats;
 	size_t used = 0;
 	int rc = stats_append(text, size, &used, "{\"pid\":%d,\"running\":%s", (int)getpid(),
 		runtime_running(rt) ? "true" : "false");
 	if (stats != NULL && runtime_running(rt))
 		runtime_publish_gauges(rt);
-	for (unsigned i = 0; rc == 0 && i < FM_ARRAY_COUNT(stats_counters); i++) {
-		uint64_t value = stats == NULL
-					 ? 0
-					 : atomic_load((const _Atomic uint64_t *)(const void
-							   *)(stats + stats_counters[i].offset));
-		rc = stats_append(text, size, &used, ",\"%s\":%llu", stats_counters[i].name,
-			(unsigned long long)value);
-	}
-	for (unsigned i = 0; rc == 0 && stats != NULL && i < FM_ARRAY_COUNT(stats_hists); i++) {
-		const struct hist *h =
-			(const struct hist *)(const void *)(stats + stats_hists[i].offset);
+	for (unsigned i = 0; rc == 0 && i < stats_numbers_count; i++)
+		rc = stats_append(text, size, &used, ",\"%s\":%llu", stats_numbers[i].name,
+			(unsigned long long)(stats ? stats_number(stats, i) : 0));
+	for (unsigned i = 0; rc == 0 && stats != NULL && i < stats_histograms_count; i++) {
+		const struct hist *h = stats_histogram(stats, i);
 		rc = stats_append(text, size, &used,
 			",\"%s\":{\"count\":%llu,\"p50\":%llu,\"p99\":%llu,\"p999\":%llu,\"max\":%"
 			"llu,\"mean\":%.0f}",
-			stats_hists[i].name, (unsigned long long)h->count,
+			stats_histograms[i].name, (unsigned long long)h->count,
 			(unsigned long long)hist_quantile(h, 0.5),
 			(unsigned long long)hist_quantile(h, 0.99),
 			(unsigned long long)hist_quantile(h, 0.999), (unsigned long long)h->max,

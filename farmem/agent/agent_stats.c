@@ -13,30 +13,7 @@
 
 #include "base/clock.h"
 #include "farmem/agent/agent.h"
-
-struct stat_field {
-	const char *name;
-	size_t offset;
-};
-
-#define FIELD(name_)                                                                               \
-	{                                                                                          \
-#name_, offsetof(struct catalog_stats, name_)                                      \
-	}
-
-static const struct stat_field numbers[] = {FIELD(budget_bytes), FIELD(near_bytes),
-	FIELD(staging_bytes), FIELD(far_bytes), FIELD(retained_bytes), FIELD(dead_bytes),
-	FIELD(fresh_bytes), FIELD(pinned_bytes), FIELD(metadata_bytes), FIELD(slots_used_bytes),
-	FIELD(slots_quarantined_bytes), FIELD(far_capacity_bytes), FIELD(faults),
-	FIELD(faults_zero), FIELD(faults_rescued), FIELD(faults_fetched), FIELD(faults_joined),
-	FIELD(read_ahead), FIELD(read_ahead_hits), FIELD(swap_in_pages), FIELD(swap_out_pages),
-	FIELD(clean_evictions), FIELD(staged_pages), FIELD(degraded_reads), FIELD(crc_mismatches),
-	FIELD(fetch_timeouts), FIELD(store_failures), FIELD(lost_pages), FIELD(purged_pages),
-	FIELD(repacked_spansets), FIELD(freed_spansets), FIELD(move_busy), FIELD(wp_faults),
-	FIELD(stall_ns)};
-
-static const struct stat_field histograms[] = {
-	FIELD(fault_ns), FIELD(fetch_ns), FIELD(store_ns), FIELD(degraded_ns)};
+#include "farmem/stats_table.h"
 
 static const char *const state_names[] = {"none", "up", "suspect", "down"};
 
@@ -58,15 +35,10 @@ static void add_histogram(cJSON *process, const char *name, const struct hist *h
 
 static void add_stats(cJSON *process, const struct catalog_stats *stats)
 {
-	const char *base = (const char *)stats;
-	for (unsigned i = 0; i < FM_ARRAY_COUNT(numbers); i++)
-		add_number(process, numbers[i].name,
-			atomic_load_explicit(
-				(const _Atomic uint64_t *)(const void *)(base + numbers[i].offset),
-				memory_order_relaxed));
-	for (unsigned i = 0; i < FM_ARRAY_COUNT(histograms); i++)
-		add_histogram(process, histograms[i].name,
-			(const struct hist *)(const void *)(base + histograms[i].offset));
+	for (unsigned i = 0; i < stats_numbers_count; i++)
+		add_number(process, stats_numbers[i].name, stats_number(stats, i));
+	for (unsigned i = 0; i < stats_histograms_count; i++)
+		add_histogram(process, stats_histograms[i].name, stats_histogram(stats, i));
 }
 
 /* Groups of one code and state, counted. */

@@ -66,6 +66,7 @@ static void catalog_point(struct catalog *c, uint8_t *base, const struct catalog
 	c->stats = (struct catalog_stats *)(void *)(base + l->stats);
 	c->words = (_Atomic uint64_t *)(void *)(base + l->words);
 	c->records = base + l->records;
+	c->bytes = l->total;
 	c->fd = fd;
 }
 
@@ -166,9 +167,8 @@ void catalog_close(struct catalog *catalog)
 {
 	if (catalog->header == NULL)
 		return;
-	uint64_t bytes = catalog->header->total_bytes;
 	close(catalog->fd);
-	mem_unmap(catalog->header, bytes);
+	mem_unmap(catalog->header, catalog->bytes);
 	memset(catalog, 0, sizeof(*catalog));
 	catalog->fd = -1;
 }

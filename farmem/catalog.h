@@ -140,6 +140,7 @@ struct catalog {
 	struct catalog_stats *stats;
 	_Atomic uint64_t *words;
 	uint8_t *records;
+	uint64_t bytes; /* mapped: our own copy, the other side may write to the header's */
 	int fd;
 };
 

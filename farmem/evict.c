@@ -547,9 +547,11 @@ bool evict_round(struct stripe *st)
 	int64_t wanted =
 		FM_MIN(lacking + evict_probation(st), (int64_t)st->pager->staging_slots / 2);
 	unsigned taken = 0;
+	/* Two laps: the first may only take second chances away. */
+	uint32_t lap = atomic_load_explicit(&st->pages_end, memory_order_relaxed);
 	if (staged < wanted)
-		taken = evict_take(
-			st, (unsigned)(wanted - staged), UINT_MAX, EVICT_SCAN_ROUND, true);
+		taken = evict_take(st, (unsigned)(wanted - staged), UINT_MAX,
+			FM_MIN(EVICT_SCAN_ROUND, 2 * lap + 1), true);
 	if (evict_staged(st) == 0)
 		return false;
 	if (st->segment_count == STAGE_SEGMENTS_MAX)

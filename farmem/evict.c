@@ -29,6 +29,7 @@
 #define EVICT_SCAN_ROUND 65536u /* words looked at per round */
 #define EVICT_UPKEEP_NS (20 * NS_PER_MS)
 #define EVICT_REPACK_BATCHES 4u
+#define EVICT_STARVED_NS (5 * NS_PER_MS)
 #define EVICT_CLEAN_SCAN 512u /* words looked at for one clean page */
 
 struct evict_batch {
@@ -441,9 +442,21 @@ static bool evict_store(struct stripe *st)
 			evict_give_back(st, &b);
 		}
 	}
+	if (rc == -ENOSPC) {
+		st->starved_until_ns = clock_now_ns() + EVICT_STARVED_NS;
+		st->starved_groups = atomic_load(&st->core->catalog.header->groups_count);
+	}
 	evict_retire(st, passed);
 	evict_drop_retired(st);
 	return rc == 0;
+}
+
+/* Sealing what cannot be stored would only carry pages to staging and back. */
+static bool evict_starved(struct stripe *st)
+{
+	return st->starved_until_ns != 0 &&
+	       atomic_load(&st->core->catalog.header->groups_count) == st->starved_groups &&
+	       clock_now_ns() < st->starved_until_ns;
 }
 
 /* ---- one clean page, without I/O ---- */
@@ -543,6 +556,8 @@ bool evict_round(struct stripe *st)
 		core_want_group(st->core);
 		return false;
 	}
+	if (evict_starved(st))
+		return false;
 	int64_t staged = (int64_t)evict_staged(st);
 	int64_t wanted =
 		FM_MIN(lacking + evict_probation(st), (int64_t)st->pager->staging_slots / 2);
@@ -556,8 +571,12 @@ bool evict_round(struct stripe *st)
 		return false;
 	if (st->segment_count == STAGE_SEGMENTS_MAX)
 		return taken > 0;
-	if (!evict_store(st))
-		return evict_make_room(st);
+	if (!evict_store(st)) {
+		if (!evict_make_room(st))
+			return false;
+		st->starved_until_ns = 0;
+		return true;
+	}
 	/* Under load dead space grows by the batch: keep pace with it. */
 	if (++st->stored_batches % EVICT_REPACK_BATCHES == 0)
 		(void)repack_round(st, false);

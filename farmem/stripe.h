@@ -63,6 +63,9 @@ struct stripe {
 	_Atomic uint32_t full; /* nodes have no room: first touches follow --on-full */
 	uint64_t next_upkeep_ns;
 	uint32_t stored_batches;
+	/* No group had room: nothing is sealed until there are more, or a while has passed. */
+	uint64_t starved_until_ns;
+	uint32_t starved_groups;
 	uint32_t repack_at; /* next record to look at */
 	/* Makes blocks the hand meets evictable (range.c); NULL: all are. False: nothing there. */
 	bool (*prepare_block)(struct stripe *st, uint32_t page);

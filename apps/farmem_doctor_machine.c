@@ -280,6 +280,23 @@ static void look_huge_pages(const struct doctor *doctor, struct finding *finding
 		finding_ok(finding, "transparent huge pages: %s", mode);
 }
 
+/* The memory that nodes lend to clients on the same host is shmem. */
+static void look_shmem_huge_pages(const struct doctor *doctor, struct finding *finding)
+{
+	char mode[128];
+
+	(void)doctor;
+	if (read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", mode, sizeof(mode)) < 0)
+		finding_ok(finding, "no huge pages for shared memory in this kernel");
+	else if (strstr(mode, "[never]") || strstr(mode, "[deny]"))
+		finding_warn(finding,
+			"as root: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+			"memory nodes on this machine lend small pages: swap-out over shm is a "
+			"quarter slower");
+	else
+		finding_ok(finding, "shared memory on huge pages: %s", mode);
+}
+
 static void look_hugetlb(const struct doctor *doctor, struct finding *finding)
 {
 	uint64_t count = meminfo_read("HugePages_Total"),
@@ -398,6 +415,7 @@ const struct doctor_check doctor_machine_checks[] = {
 	{"mappings", look_maps},
 	{"limits", look_limits},
 	{"huge pages", look_huge_pages},
+	{"shmem pages", look_shmem_huge_pages},
 	{"hugetlb", look_hugetlb},
 	{"memfd", look_memfd},
 	{"cgroup", look_cgroup},

@@ -98,19 +98,23 @@ void core_want_group(struct core *core)
 		core->report_wanted(core);
 }
 
-void core_look_ahead(struct core *core)
+uint64_t core_free_pages(const struct core *core)
 {
-	const struct catalog_header *h = core->catalog.header;
-	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
-	uint64_t free_pages = 0;
+	uint32_t count =
+		atomic_load_explicit(&core->catalog.header->groups_count, memory_order_acquire);
+	uint64_t pages = 0;
 	for (uint32_t i = 0; i < count; i++) {
 		const struct catalog_group *g = &core->catalog.groups[i];
 		if (atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_OPEN)
-			free_pages +=
-				(uint64_t)g->k * (g->slot_count - atomic_load(&g->used_slots));
+			pages += (uint64_t)g->k * (g->slot_count - atomic_load(&g->used_slots));
 	}
+	return pages;
+}
+
+void core_look_ahead(struct core *core)
+{
 	/* Half a group of 4+2: a quarter of a second at 500 MB/s, what a new group takes at worst.
 	 */
-	if (free_pages * FM_PAGE_SIZE < 2 * h->region_bytes)
+	if (core_free_pages(core) * FM_PAGE_SIZE < 2 * core->catalog.header->region_bytes)
 		core_want_group(core);
 }

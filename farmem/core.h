@@ -119,6 +119,8 @@ static inline bool core_far_limited(const struct core *core)
 
 /* Asks the agent for one more group than there are (not past --far-limit). Never blocks. */
 void core_want_group(struct core *core);
+/* Data pages that open groups have room for. */
+uint64_t core_free_pages(const struct core *core);
 /* Asks while there is still room for a while, so that no batch ever waits for a group. */
 void core_look_ahead(struct core *core);
 

@@ -29,6 +29,7 @@
 #define EVICT_SCAN_ROUND 65536u /* words looked at per round */
 #define EVICT_UPKEEP_NS (20 * NS_PER_MS)
 #define EVICT_REPACK_BATCHES 4u
+#define EVICT_ROOM_PAGES 2048u /* 8 MiB */
 #define EVICT_STARVED_NS (5 * NS_PER_MS)
 #define EVICT_CLEAN_SCAN 512u /* words looked at for one clean page */
 
@@ -412,6 +413,9 @@ static bool evict_make_room(struct stripe *st)
 {
 	struct catalog_header *h = st->core->catalog.header;
 	bool out_of_memory = atomic_load(&h->agent_state) == 2 || core_far_limited(st->core);
+	if (out_of_memory && !atomic_exchange(&st->full, 1))
+		log_ratelimited(LOG_ERROR, "the memory nodes have no room left (see --on-full, "
+					   "--node-memory, --nodes, --far-limit)");
 	unsigned freed = record_reclaim(st->core);
 	freed += repack_drop_retained(st, 4 * SPANSET_BATCH_PAGES);
 	freed += record_reclaim(st->core);
@@ -419,12 +423,15 @@ static bool evict_make_room(struct stripe *st)
 		return true;
 	if (out_of_memory && repack_round(st, true) > 0)
 		return true;
-	if (out_of_memory) {
-		atomic_store(&st->full, 1);
-		log_ratelimited(LOG_ERROR, "the memory nodes have no room left (see --on-full, "
-					   "--node-memory, --nodes, --far-limit)");
-	}
 	return false;
+}
+
+/* "Full" ends with real room, not with the odd spanset that repack wrings out of full nodes. */
+static void evict_note_room(struct stripe *st)
+{
+	if (atomic_load_explicit(&st->full, memory_order_relaxed) &&
+		core_free_pages(st->core) >= EVICT_ROOM_PAGES)
+		atomic_store(&st->full, 0);
 }
 
 /* Stores the tail of the ring. False: nothing could be stored now. */
@@ -437,7 +444,7 @@ static bool evict_store(struct stripe *st)
 		rc = FAULT_POINT("evict.store") ? -EIO : spanset_store(st->io, b.items, b.count);
 		if (rc == 0) {
 			evict_publish_batch(st, &b);
-			atomic_store(&st->full, 0);
+			evict_note_room(st);
 		} else {
 			evict_give_back(st, &b);
 		}

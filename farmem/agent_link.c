@@ -101,6 +101,10 @@ static void agent_link_message(struct runtime *rt, const struct mailbox_message 
 		for (unsigned i = 0; i < rt->stripe_count; i++)
 			evict_call(&rt->stripes[i]);
 		break;
+	case MAILBOX_WORK:
+		for (unsigned i = 0; i < rt->stripe_count; i++)
+			evict_call(&rt->stripes[i]);
+		break;
 	default:
 		break; /* WELCOME, NODES: the catalog has it all */
 	}

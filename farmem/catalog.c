@@ -24,7 +24,7 @@
 FM_BUILD_ASSERT(sizeof(struct catalog_thread) == FM_CACHE_LINE, "an epoch has its own cache line");
 
 struct catalog_layout {
-	uint64_t nodes, groups, threads, stats, words, records, total;
+	uint64_t nodes, groups, repairs, done, threads, stats, heal, words, records, total;
 };
 
 uint32_t catalog_record_stride(unsigned k, unsigned m)
@@ -49,8 +49,11 @@ static struct catalog_layout catalog_plan(uint64_t range_pages, uint64_t records
 	(void)catalog_place(&cursor, sizeof(struct catalog_header));
 	l.nodes = catalog_place(&cursor, sizeof(struct catalog_node) * CATALOG_NODES_MAX);
 	l.groups = catalog_place(&cursor, sizeof(struct catalog_group) * CATALOG_GROUPS_MAX);
+	l.repairs = catalog_place(&cursor, sizeof(struct catalog_repair) * CATALOG_REPAIRS_MAX);
+	l.done = catalog_place(&cursor, (uint64_t)CATALOG_REPAIRS_MAX * CATALOG_SLOTS_MAX / 8);
 	l.threads = catalog_place(&cursor, sizeof(struct catalog_thread) * CATALOG_THREADS_MAX);
 	l.stats = catalog_place(&cursor, sizeof(struct catalog_stats));
+	l.heal = catalog_place(&cursor, sizeof(uint32_t) * CATALOG_HEAL_MAX);
 	l.words = catalog_place(&cursor, sizeof(uint64_t) * range_pages);
 	l.records = catalog_place(&cursor, stride * records);
 	l.total = cursor;
@@ -62,6 +65,9 @@ static void catalog_point(struct catalog *c, uint8_t *base, const struct catalog
 	c->header = (struct catalog_header *)(void *)base;
 	c->nodes = (struct catalog_node *)(void *)(base + l->nodes);
 	c->groups = (struct catalog_group *)(void *)(base + l->groups);
+	c->repairs = (struct catalog_repair *)(void *)(base + l->repairs);
+	c->done = (_Atomic uint64_t *)(void *)(base + l->done);
+	c->heal = (_Atomic uint32_t *)(void *)(base + l->heal);
 	c->threads = (struct catalog_thread *)(void *)(base + l->threads);
 	c->stats = (struct catalog_stats *)(void *)(base + l->stats);
 	c->words = (_Atomic uint64_t *)(void *)(base + l->words);

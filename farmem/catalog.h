@@ -6,7 +6,8 @@
  * here is plain data with fixed layout: no pointers. Tables are sparse: only what is touched costs
  * memory.
  *
- *   header | nodes | groups | threads | stats | words (8 B per page) | records (record_stride each)
+ *   header | nodes | groups | repairs | done bits | threads | stats | heal | words (8 B per page) |
+ *   records (record_stride each)
  *
  * Who writes what:
  *   nodes, groups          the agent, except node.state (both: see enum catalog_node_state) and
@@ -28,10 +29,13 @@
 #include "rpc/fabric.h"
 
 #define CATALOG_MAGIC 0x676f6c617461636dull
-#define CATALOG_VERSION 1u
+#define CATALOG_VERSION 2u
 #define CATALOG_NODES_MAX 256
 #define CATALOG_GROUPS_MAX 65536
 #define CATALOG_THREADS_MAX 64
+#define CATALOG_REPAIRS_MAX 64       /* columns being replaced at once */
+#define CATALOG_SLOTS_MAX (1u << 20) /* per column */
+#define CATALOG_HEAL_MAX 256
 
 /*
  * UP -> SUSPECT: the runtime, on a fabric error, or the agent, on missed keepalives: reads avoid
@@ -55,36 +59,89 @@ struct catalog_node {
 	/* Refreshed by the agent with each keepalive; for `farmem top`. */
 	_Atomic uint64_t memory_bytes, leased_bytes, keepalive_rtt_ns;
 	_Atomic uint64_t down_since_ns; /* realtime; 0 when up */
+	_Atomic uint32_t draining;      /* the agent: no new regions there, its columns move away */
+	/* The runtime: reads go around it until then (clock_now_ns), because others are faster. */
+	_Atomic uint64_t slow_until_ns;
 };
 
 enum catalog_group_state {
 	GROUP_NONE = 0,
-	GROUP_OPEN,   /* takes new spansets */
-	GROUP_CLOSED, /* takes none (a column is down, or draining); reads go on */
+	GROUP_OPEN,     /* takes new spansets */
+	GROUP_CLOSED,   /* takes none (a column is down, or being moved); reads go on */
+	GROUP_EVACUATE, /* closed, and the runtime's repack moves everything out of it */
+	GROUP_RETIRED,  /* empty, its leases given back; its index is not used again */
 };
 
-struct catalog_column {
+struct catalog_place {
 	uint16_t node; /* index into nodes */
 	uint16_t reserved0;
-	/* Bytes this column holds may be trusted: cleared for good when its node goes DOWN. */
-	_Atomic uint32_t lost;
+	uint32_t reserved1;
 	struct fabric_capability capability;
+};
+
+/*
+ * One column of a group, and its replacement (DESIGN section 6, Group; farmem/agent/column.h is the
+ * agent's side of it, farmem/lane.h the runtime's).
+ *
+ *   places[generation & 1]        cur: where the bytes are
+ *   places[(generation + 1) & 1]  next: meaningful while `repair` is not 0
+ *
+ * Reads: cur while it is not lost; else next where the done bit of the slot is set; else degraded.
+ * A group with a column that is lost or being replaced takes no spanset, so next is never written
+ * by the runtime. The agent commits by generation + 1, after which it may clear `lost` and reopen
+ * the group. A reader copies a place, then looks at `generation` again: when it has changed, the
+ * copy may be torn and is thrown away.
+ */
+struct catalog_column {
+	/* Bytes in cur must not be trusted any more. Cleared only after a commit. */
+	_Atomic uint32_t lost;
+	_Atomic uint32_t generation;
+	_Atomic uint32_t repair; /* 1 + index into repairs, or 0 */
+	_Atomic uint32_t used;   /* slots in use, dead but covered or in quarantine (slot.c) */
+	struct catalog_place places[2];
+};
+
+enum catalog_repair_kind {
+	REPAIR_DECODE = 1, /* cur is lost: k survivors, decoded */
+	REPAIR_COPY,       /* cur is well: drain */
+};
+
+/* A column being replaced. Written by the agent only; free while column of `group` does not name
+ * it. */
+struct catalog_repair {
+	_Atomic uint32_t active;
+	uint32_t group;
+	uint32_t position;
+	uint32_t kind; /* enum catalog_repair_kind */
+	/* Some call to the target may still store there: it must be fenced before the commit. */
+	_Atomic uint32_t doubt;
+	uint32_t reserved0;
+	_Atomic uint64_t done_count,
+		total_count;         /* slots; total is an estimate: used at the start */
+	_Atomic uint64_t started_ns; /* realtime */
 };
 
 struct catalog_group {
 	_Atomic uint32_t state; /* enum catalog_group_state */
 	uint8_t k, m;
 	uint16_t reserved0;
-	uint32_t slot_count;         /* per column: region bytes / FM_PAGE_SIZE, at most 2^20 */
-	_Atomic uint32_t used_slots; /* positions 0 in use: for `top` and placement */
+	uint32_t slot_count; /* per column: region bytes / FM_PAGE_SIZE, at most 2^20 */
 	struct catalog_column columns[EC_N_MAX];
 };
 
 /* One per runtime thread that may load words (DESIGN section 6, Epochs). Own cache line. */
 struct catalog_thread {
 	_Atomic uint64_t active; /* epoch entered, or 0 when outside */
+	/*
+	 * 1 + the group this thread may be storing into: set (seq_cst) before the group's state is
+	 * looked at, cleared when the batch's records are published or given up. The agent closes a
+	 * group (seq_cst) and then waits until no thread names it: from then on its set of records
+	 * only shrinks.
+	 */
+	_Atomic uint32_t storing;
+	uint32_t reserved0;
 	char name[24];
-	char pad[FM_CACHE_LINE - 32];
+	char pad[FM_CACHE_LINE - 40];
 } FM_ALIGNED(FM_CACHE_LINE);
 
 /* Counters only grow; gauges are current values. `top` computes rates. All relaxed atomics. */
@@ -101,7 +158,13 @@ struct catalog_stats {
 	_Atomic uint64_t swap_in_pages, swap_out_pages, clean_evictions, staged_pages;
 	_Atomic uint64_t degraded_reads, crc_mismatches, fetch_timeouts, store_failures, lost_pages;
 	_Atomic uint64_t purged_pages, repacked_spansets, freed_spansets, move_busy, wp_faults;
-	_Atomic uint64_t stall_ns; /* first touches paced to eviction */
+	_Atomic uint64_t stall_ns;                  /* first touches paced to eviction */
+	_Atomic uint64_t hedged_reads, hedged_wins; /* started beside a late read; came first */
+	_Atomic uint64_t slow_reads;                /* went around a slow node from the start */
+	_Atomic uint64_t evacuated_spansets, healed_spansets;
+	/* by the agent */
+	_Atomic uint64_t repaired_columns, repaired_bytes, drained_columns, drained_bytes;
+	_Atomic uint64_t scrubbed_bytes, scrub_mismatches, agent_starts;
 	/* histograms, nanoseconds */
 	struct hist fault_ns; /* message read -> page installed */
 	struct hist fetch_ns; /* the network read alone */
@@ -130,14 +193,22 @@ struct catalog_header {
 	_Atomic uint32_t groups_wanted; /* the runtime raises it; the agent fills groups up to it */
 	_Atomic uint32_t
 		agent_state; /* 0 none, 1 serving, 2 out of memory: no node can lend more */
+	_Atomic uint32_t records_used; /* records from here on were never used */
+	/* A new agent goes on with these (farmem/agent): drawn by the first one. */
+	uint8_t client[16];
 };
 
 struct catalog {
 	struct catalog_header *header;
 	struct catalog_node *nodes;
 	struct catalog_group *groups;
+	struct catalog_repair *repairs;
+	_Atomic uint64_t *done; /* CATALOG_REPAIRS_MAX bitmaps of CATALOG_SLOTS_MAX bits */
 	struct catalog_thread *threads;
 	struct catalog_stats *stats;
+	/* 1 + ssid of spansets that the agent wants rewritten (scrubbing found bad bytes), or 0.
+	 * The agent fills (CAS from 0), the runtime's evictors take (exchange to 0). */
+	_Atomic uint32_t *heal;
 	_Atomic uint64_t *words;
 	uint8_t *records;
 	uint64_t bytes; /* mapped: our own copy, the other side may write to the header's */
@@ -160,6 +231,23 @@ int catalog_attach(struct catalog *catalog, int fd) FM_MUST_USE;
 void catalog_close(struct catalog *catalog);
 /* Bytes a record of the widest code k+m takes: 64 for 4+2. */
 uint32_t catalog_record_stride(unsigned k, unsigned m);
+
+static inline _Atomic uint64_t *catalog_done_bits(const struct catalog *catalog, uint32_t repair)
+{
+	return catalog->done + (uint64_t)repair * (CATALOG_SLOTS_MAX / 64);
+}
+
+/* Where a column's bytes are now; see struct catalog_column for how far it may be trusted. */
+static inline struct catalog_place *catalog_cur(struct catalog_column *column)
+{
+	return &column->places[atomic_load_explicit(&column->generation, memory_order_acquire) & 1];
+}
+
+/* Its index into nodes, always within bounds. */
+static inline uint32_t catalog_column_node(const struct catalog_column *column)
+{
+	return catalog_cur((struct catalog_column *)(uintptr_t)column)->node % CATALOG_NODES_MAX;
+}
 
 #define catalog_count(catalog_, field_, n_)                                                        \
 	atomic_fetch_add_explicit(&(catalog_)->stats->field_, (uint64_t)(n_), memory_order_relaxed)

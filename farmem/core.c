@@ -106,7 +106,8 @@ uint64_t core_free_pages(const struct core *core)
 	for (uint32_t i = 0; i < count; i++) {
 		const struct catalog_group *g = &core->catalog.groups[i];
 		if (atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_OPEN)
-			pages += (uint64_t)g->k * (g->slot_count - atomic_load(&g->used_slots));
+			pages +=
+				(uint64_t)g->k * (g->slot_count - atomic_load(&g->columns[0].used));
 	}
 	return pages;
 }

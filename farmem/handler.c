@@ -31,7 +31,8 @@ static void handler_report_loss(struct fault_handler *h, uint32_t page, uint32_t
 	size_t used = 0;
 	hosts[0] = 0;
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
-		const struct catalog_node *n = &rt->core.catalog.nodes[g->columns[pos].node];
+		const struct catalog_node *n =
+			&rt->core.catalog.nodes[catalog_column_node(&g->columns[pos])];
 		if (g->columns[pos].lost || n->state != NODE_UP)
 			used += (size_t)snprintf(
 				hosts + used, sizeof(hosts) - used, " %s", n->name);

@@ -1,9 +1,18 @@
 /*
  * farmem/lane.c: see lane.h.
+ *
+ * Invariants
+ *   1. A region is detached only when nothing of this lane's queue is in flight.
+ *   2. A place is believed only if its column's generation (next: also its repair) is the same
+ *      after copying it as before: the agent writes places only where nobody may look.
+ *   3. A doubtful slot is given back after a fence of the region it was written to, or when that
+ *      region is no longer the column's (lost, or replaced): then a late write hits memory that
+ *      nobody reads.
  */
 #include "farmem/lane.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -13,7 +22,7 @@
 
 #define LANE_ATTACH_NS (100 * NS_PER_MS) /* a connect or fence on a data path takes no longer */
 #define LANE_PAUSE_NS (100 * NS_PER_MS)  /* between attempts at a node that did not answer */
-#define LANE_REGIONS_BYTES (CATALOG_GROUPS_MAX * EC_N_MAX * sizeof(struct fabric_region *))
+#define LANE_WAYS_BYTES (CATALOG_GROUPS_MAX * EC_N_MAX * sizeof(struct lane_way))
 
 void lane_suspect(struct lane *lane, uint32_t node)
 {
@@ -24,26 +33,97 @@ void lane_suspect(struct lane *lane, uint32_t node)
 		core->report_suspect(core, node);
 }
 
+static bool lane_node_usable(const struct lane *lane, uint32_t node, bool any)
+{
+	uint32_t state =
+		atomic_load_explicit(&lane->core->catalog.nodes[node].state, memory_order_acquire);
+	return state == NODE_UP || (any && state == NODE_SUSPECT);
+}
+
 /* Connects, or makes a broken region whole by a fence. NULL when the node does not answer now. */
 static struct fabric_region *lane_mend(
-	struct lane *lane, const struct catalog_column *column, struct fabric_region **place)
+	struct lane *lane, const struct catalog_place *place, struct fabric_region **region)
 {
 	uint64_t now = clock_now_ns();
-	const struct catalog_node *node = &lane->core->catalog.nodes[column->node];
+	const struct catalog_node *node = &lane->core->catalog.nodes[place->node];
 	int rc;
-	if (now < lane->node_retry_ns[column->node])
+	if (now < lane->node_retry_ns[place->node])
 		return NULL;
-	if (*place == NULL)
-		rc = fabric_attach(lane->queue, node->endpoint, &column->capability,
-			now + LANE_ATTACH_NS, place);
+	if (*region == NULL)
+		rc = fabric_attach(lane->queue, node->endpoint, &place->capability,
+			now + LANE_ATTACH_NS, region);
 	else
-		rc = fabric_fence(*place, now + LANE_ATTACH_NS);
+		rc = fabric_fence(*region, now + LANE_ATTACH_NS);
 	if (rc == 0)
-		return *place;
+		return *region;
 	log_debug("lane: no way to node=%s error=%d", node->name, rc);
-	lane->node_retry_ns[column->node] = clock_now_ns() + LANE_PAUSE_NS;
-	lane_suspect(lane, column->node);
+	lane->node_retry_ns[place->node] = clock_now_ns() + LANE_PAUSE_NS;
+	lane_suspect(lane, place->node);
 	return NULL;
+}
+
+/* ---- replaced columns ---- */
+
+static void lane_sweep(struct lane *lane)
+{
+	if (lane->stale_count == 0 || fabric_in_flight(lane->queue) != 0)
+		return;
+	while (lane->stale_count > 0)
+		fabric_detach(lane->stale[--lane->stale_count]);
+}
+
+/* The way's region is of a place that is no more. False: no room to put it away now. */
+static bool lane_retire(struct lane *lane, struct lane_way *way)
+{
+	if (way->region == NULL)
+		return true;
+	if (lane->stale_count == LANE_STALE_MAX)
+		lane_sweep(lane);
+	if (lane->stale_count == LANE_STALE_MAX)
+		return false;
+	lane->stale[lane->stale_count++] = way->region;
+	*way = (struct lane_way){NULL, 0, 0, 0};
+	lane_sweep(lane);
+	return true;
+}
+
+/* Tells leases apart; of one lease, before and after a fence. */
+static uint64_t lane_identity(const struct fabric_capability *capability)
+{
+	uint64_t key;
+	memcpy(&key, capability->key, sizeof key);
+	return (key ^ (uint64_t)capability->epoch << 48 ^ capability->lease << 1) | 1;
+}
+
+/* Makes the way fit the place. False when that is not possible now. */
+static bool lane_turn(struct lane *lane, struct lane_way *way, struct lane_way *other,
+	const struct catalog_place *place)
+{
+	uint64_t identity = lane_identity(&place->capability);
+	if (way->identity == identity)
+		return true;
+	if (!lane_retire(lane, way))
+		return false;
+	if (other->identity == identity) {
+		*way = *other; /* what was next is cur now */
+		*other = (struct lane_way){NULL, 0, 0, 0};
+	}
+	way->identity = identity;
+	return true;
+}
+
+static struct fabric_region *lane_attach_cur(
+	struct lane *lane, uint32_t group, unsigned pos, uint32_t generation)
+{
+	struct catalog_column *column = &lane->core->catalog.groups[group].columns[pos];
+	struct lane_way *way = &lane->cur[group * EC_N_MAX + pos];
+	struct catalog_place place = column->places[generation & 1];
+	atomic_thread_fence(memory_order_acquire);
+	if (lane_generation(lane->core, group, pos) != generation ||
+		!lane_turn(lane, way, &lane->next[group * EC_N_MAX + pos], &place))
+		return NULL;
+	way->generation = generation;
+	return lane_mend(lane, &place, &way->region);
 }
 
 struct fabric_region *lane_region(struct lane *lane, uint32_t group, unsigned pos, bool any)
@@ -51,42 +131,108 @@ struct fabric_region *lane_region(struct lane *lane, uint32_t group, unsigned po
 	struct catalog_column *column = &lane->core->catalog.groups[group].columns[pos];
 	if (lane_column_lost(lane->core, group, pos))
 		return NULL;
-	uint32_t state = atomic_load_explicit(
-		&lane->core->catalog.nodes[column->node].state, memory_order_acquire);
-	if (state != NODE_UP && !(any && state == NODE_SUSPECT))
+	/* After `lost`: a column found well again shows its new generation. */
+	uint32_t generation = lane_generation(lane->core, group, pos);
+	uint32_t node = column->places[generation & 1].node % CATALOG_NODES_MAX;
+	if (!lane_node_usable(lane, node, any))
 		return NULL;
-	struct fabric_region **place = &lane->regions[group * EC_N_MAX + pos];
-	if (fm_likely(*place != NULL && fabric_region_up(*place)))
-		return *place;
-	return lane_mend(lane, column, place);
+	struct lane_way *way = &lane->cur[group * EC_N_MAX + pos];
+	if (fm_likely(way->region != NULL && way->generation == generation &&
+		      fabric_region_up(way->region)))
+		return way->region;
+	return lane_attach_cur(lane, group, pos, generation);
 }
 
-void lane_doubtful(struct lane *lane, struct group_id group, unsigned pos, uint32_t slot)
+static bool lane_is_done(const struct core *core, struct lane_doubt at, uint32_t repair)
 {
-	slot_quarantine(lane->core, group, pos, slot);
+	if (repair == 0 || repair > CATALOG_REPAIRS_MAX || at.slot >= CATALOG_SLOTS_MAX)
+		return false;
+	uint64_t bits = atomic_load_explicit(
+		&catalog_done_bits(&core->catalog, repair - 1)[at.slot / 64], memory_order_acquire);
+	return (bits >> (at.slot % 64)) & 1;
+}
+
+bool lane_gone(const struct core *core, struct lane_doubt at)
+{
+	const struct catalog_column *column = &core->catalog.groups[at.group].columns[at.pos];
+	uint32_t repair = atomic_load_explicit(&column->repair, memory_order_acquire);
+	return lane_column_lost(core, at.group, at.pos) && !lane_is_done(core, at, repair);
+}
+
+/* The replacement of a column, where it has the slot already. */
+static struct fabric_region *lane_next(
+	struct lane *lane, struct lane_doubt at, bool any, uint32_t *node)
+{
+	const struct catalog *catalog = &lane->core->catalog;
+	struct catalog_column *column = &catalog->groups[at.group].columns[at.pos];
+	uint32_t repair = atomic_load_explicit(&column->repair, memory_order_acquire);
+	uint32_t generation = lane_generation(lane->core, at.group, at.pos);
+	if (!lane_is_done(lane->core, at, repair))
+		return NULL;
+	struct catalog_place place = column->places[(generation + 1) & 1];
+	atomic_thread_fence(memory_order_acquire);
+	if (atomic_load_explicit(&column->repair, memory_order_acquire) != repair ||
+		lane_generation(lane->core, at.group, at.pos) != generation ||
+		place.node >= CATALOG_NODES_MAX || !lane_node_usable(lane, place.node, any))
+		return NULL;
+	struct lane_way *way = &lane->next[at.group * EC_N_MAX + at.pos];
+	struct lane_way none = {NULL, 0, 0, 0};
+	*node = place.node;
+	if (!lane_turn(lane, way, &none, &place))
+		return NULL;
+	if (way->region != NULL && fabric_region_up(way->region))
+		return way->region;
+	return lane_mend(lane, &place, &way->region);
+}
+
+struct fabric_region *lane_source(struct lane *lane, struct lane_doubt at, bool any, uint32_t *node)
+{
+	struct catalog_column *column = &lane->core->catalog.groups[at.group].columns[at.pos];
+	*node = catalog_column_node(column);
+	struct fabric_region *region = lane_region(lane, at.group, at.pos, any);
+	if (fm_likely(region != NULL ||
+		      atomic_load_explicit(&column->repair, memory_order_relaxed) == 0))
+		return region;
+	return lane_next(lane, at, any, node);
+}
+
+/* ---- doubts ---- */
+
+void lane_doubtful(struct lane *lane, struct lane_doubt doubt)
+{
+	slot_quarantine(lane->core, group_id_make(doubt.group), doubt.pos, doubt.slot);
 	if (lane->quarantine_count == LANE_QUARANTINE_MAX) {
-		log_ratelimited(
-			LOG_WARN, "lane: quarantine full, a slot stays unused group=%u", group.v);
+		log_ratelimited(LOG_WARN, "lane: quarantine full, a slot stays unused group=%u",
+			doubt.group);
 		return;
 	}
-	lane->quarantine[lane->quarantine_count++] = (struct lane_doubt){group.v, pos, slot};
+	lane->quarantine[lane->quarantine_count++] = doubt;
+}
+
+/* Invariant 3. */
+static bool lane_doubt_over(struct lane *lane, const struct lane_doubt *d)
+{
+	if (lane_column_lost(lane->core, d->group, d->pos) ||
+		lane_generation(lane->core, d->group, d->pos) != d->generation)
+		return true;
+	/* A region that is up again has been fenced since. */
+	return lane_region(lane, d->group, d->pos, false) != NULL &&
+	       lane_generation(lane->core, d->group, d->pos) == d->generation;
 }
 
 void lane_settle(struct lane *lane)
 {
 	unsigned kept = 0;
+	lane_sweep(lane);
 	for (unsigned i = 0; i < lane->quarantine_count; i++) {
 		struct lane_doubt d = lane->quarantine[i];
-		bool lost = lane_column_lost(lane->core, d.group, d.pos);
-		/* A region that is up again has been fenced since: the doubt is over. */
-		if (!lost && lane_region(lane, d.group, d.pos, false) == NULL) {
+		if (!lane_doubt_over(lane, &d)) {
 			lane->quarantine[kept++] = d;
 			continue;
 		}
 		catalog_count(
 			&lane->core->catalog, slots_quarantined_bytes, -(uint64_t)FM_PAGE_SIZE);
-		if (!lost)
-			slot_give(lane->core, group_id_make(d.group), d.pos, d.slot);
+		slot_give(lane->core, group_id_make(d.group), d.pos, d.slot);
 	}
 	lane->quarantine_count = kept;
 }
@@ -95,8 +241,9 @@ int lane_open(struct lane *lane, struct core *core, uint64_t spin_ns)
 {
 	struct fabric_queue_options options = {.depth = FABRIC_DEPTH_MAX, .spin_ns = spin_ns};
 	lane->core = core;
-	lane->regions = mem_map(LANE_REGIONS_BYTES);
-	if (lane->regions == NULL)
+	lane->cur = mem_map(LANE_WAYS_BYTES);
+	lane->next = mem_map(LANE_WAYS_BYTES);
+	if (lane->cur == NULL || lane->next == NULL)
 		return -ENOMEM;
 	return fabric_queue_open(&options, &lane->queue);
 }
@@ -104,7 +251,9 @@ int lane_open(struct lane *lane, struct core *core, uint64_t spin_ns)
 void lane_close(struct lane *lane)
 {
 	fabric_queue_close(lane->queue);
-	mem_unmap(lane->regions, LANE_REGIONS_BYTES);
+	mem_unmap(lane->cur, lane->cur ? LANE_WAYS_BYTES : 0);
+	mem_unmap(lane->next, lane->next ? LANE_WAYS_BYTES : 0);
 	lane->queue = NULL;
-	lane->regions = NULL;
+	lane->cur = lane->next = NULL;
+	lane->stale_count = 0;
 }

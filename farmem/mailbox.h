@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define MAILBOX_VERSION 1u
+#define MAILBOX_VERSION 2u
 #define MAILBOX_TEXT_MAX 32768
 
 enum mailbox_kind {
@@ -32,6 +32,15 @@ enum mailbox_kind {
 	MAILBOX_STATS,
 	MAILBOX_BYE,
 	MAILBOX_NOTICE, /* agent -> runtime: text for the user; value: 0 error, 1 warning */
+	/* agent -> runtime: groups to evacuate or spansets to heal are marked in the catalog */
+	MAILBOX_WORK,
+	/* farmem drain -> agent: text: the node's name; value: 1 begin, 0 cancel. Answered by DONE
+	 * (value 0, or -ENOENT no such node, -EALREADY). Progress is in STATS. */
+	MAILBOX_DRAIN,
+	/* farmem inspect -> agent: value: pid. Answered by DONE (0 with the catalog's memfd, read
+	 * only by agreement, or -ESRCH). */
+	MAILBOX_CATALOG,
+	MAILBOX_DONE,
 };
 
 struct mailbox_message {

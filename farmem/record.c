@@ -19,20 +19,6 @@ static uint64_t record_turned(uint64_t hdr, enum record_state state)
 	return (hdr & ~(15ull << RECORD_STATE_SHIFT)) | ((uint64_t)state << RECORD_STATE_SHIFT);
 }
 
-/* Two 20-bit numbers share five bytes. */
-static uint8_t *record_slot_bytes(struct record r, unsigned pos)
-{
-	return r.bytes + 8 + 4u * r.k + 4u * r.n + (pos / 2) * 5;
-}
-
-uint32_t record_slot(struct record r, unsigned pos)
-{
-	const uint8_t *b = record_slot_bytes(r, pos);
-	if (pos % 2 == 0)
-		return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)(b[2] & 15) << 16;
-	return (uint32_t)(b[2] >> 4) | (uint32_t)b[3] << 4 | (uint32_t)b[4] << 12;
-}
-
 void record_set_slot(struct record r, unsigned pos, uint32_t slot)
 {
 	uint8_t *b = record_slot_bytes(r, pos);
@@ -48,6 +34,15 @@ void record_set_slot(struct record r, unsigned pos, uint32_t slot)
 	b[4] = (uint8_t)(slot >> 12);
 }
 
+/* One never used before; the agent scans records up to records_used. */
+static uint32_t record_fresh(struct core *core)
+{
+	uint32_t fresh = core->reclaim.fresh++;
+	atomic_store_explicit(
+		&core->catalog.header->records_used, core->reclaim.fresh, memory_order_release);
+	return fresh;
+}
+
 struct ssid record_alloc(struct core *core)
 {
 	struct reclaim *rc = &core->reclaim;
@@ -56,7 +51,7 @@ struct ssid record_alloc(struct core *core)
 	if (rc->free_count > 0)
 		id.v = rc->free_ssids[--rc->free_count];
 	else if (rc->fresh < core->catalog.header->records_max)
-		id.v = rc->fresh++;
+		id.v = record_fresh(core);
 	pthread_mutex_unlock(&rc->lock);
 	if (ssid_is_none(id))
 		return id;

@@ -32,11 +32,17 @@ struct record {
 	uint8_t k, n; /* of the table's widest code: layout only */
 };
 
+/* For those who have a catalog and no core: the agent, `farmem inspect`. */
+static inline struct record record_in(const struct catalog *catalog, struct ssid id)
+{
+	const struct catalog_header *h = catalog->header;
+	return (struct record){catalog->records + (uint64_t)id.v * h->record_stride,
+		(uint8_t)h->code_k, (uint8_t)(h->code_k + h->code_m)};
+}
+
 static inline struct record record_at(const struct core *core, struct ssid id)
 {
-	const struct catalog_header *h = core->catalog.header;
-	return (struct record){core->catalog.records + (uint64_t)id.v * h->record_stride,
-		(uint8_t)h->code_k, (uint8_t)(h->code_k + h->code_m)};
+	return record_in(&core->catalog, id);
 }
 
 static inline _Atomic uint64_t *record_hdr(struct record r)
@@ -89,7 +95,18 @@ static inline void record_set_crc(struct record r, unsigned pos, uint32_t crc)
 {
 	record_u32_set(r, (unsigned)r.k + pos, crc);
 }
-uint32_t record_slot(struct record r, unsigned pos);
+/* Two 20-bit numbers share five bytes. */
+static inline uint8_t *record_slot_bytes(struct record r, unsigned pos)
+{
+	return r.bytes + 8 + 4u * r.k + 4u * r.n + (pos / 2) * 5;
+}
+static inline uint32_t record_slot(struct record r, unsigned pos)
+{
+	const uint8_t *b = record_slot_bytes(r, pos);
+	if (pos % 2 == 0)
+		return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)(b[2] & 15) << 16;
+	return (uint32_t)(b[2] >> 4) | (uint32_t)b[3] << 4 | (uint32_t)b[4] << 12;
+}
 void record_set_slot(struct record r, unsigned pos, uint32_t slot);
 
 /* A FILLING record, or none when the table is full. Thread-safe. */

@@ -176,9 +176,8 @@ static unsigned repack_write(struct stripe *st, struct repack_job *job, struct s
 	return done;
 }
 
-static void repack_switch(
-	struct stripe *st, const struct repack_job *job, const struct spanset_item *items,
-	unsigned count)
+static void repack_switch(struct stripe *st, const struct repack_job *job,
+	const struct spanset_item *items, unsigned count)
 {
 	_Atomic uint64_t *words = st->core->catalog.words;
 	for (unsigned i = 0; i < count; i++) {

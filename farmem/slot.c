@@ -90,6 +90,14 @@ static uint32_t slot_next_free(const uint64_t *bits, uint32_t slot_count, uint32
 	FM_PANIC("slot: a column said to have room has none");
 }
 
+/* For the agent, `top` and inspect. */
+static void slot_show(
+	struct core *core, struct group_id group, const struct group_slots *g, unsigned pos)
+{
+	atomic_store_explicit(&core->catalog.groups[group.v].columns[pos].used, g->used[pos],
+		memory_order_release);
+}
+
 static void slot_take_column(struct group_slots *g, unsigned pos, unsigned count, uint32_t *slots)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -114,7 +122,8 @@ int slot_take(struct core *core, struct group_id group, unsigned count, uint32_t
 			rc = -ENOSPC;
 	for (unsigned pos = 0; rc == 0 && pos < g->columns; pos++)
 		slot_take_column(g, pos, count, slots + pos * count);
-	core->catalog.groups[group.v].used_slots = g->used[0];
+	for (unsigned pos = 0; rc == 0 && pos < g->columns; pos++)
+		slot_show(core, group, g, pos);
 	pthread_mutex_unlock(&g->lock);
 	if (rc == 0)
 		catalog_count(&core->catalog, slots_used_bytes,
@@ -131,7 +140,7 @@ void slot_give(struct core *core, struct group_id group, unsigned pos, uint32_t 
 	FM_ASSERT(slot_bit(bits, slot));
 	bits[slot / 64] &= ~(1ull << (slot % 64));
 	g->used[pos]--;
-	core->catalog.groups[group.v].used_slots = g->used[0];
+	slot_show(core, group, g, pos);
 	pthread_mutex_unlock(&g->lock);
 	catalog_count(&core->catalog, slots_used_bytes, -(uint64_t)FM_PAGE_SIZE);
 }

@@ -132,10 +132,10 @@ TEST(gauges_follow_what_is_taken)
 	open_core(4, 2, 64);
 	CHECK_EQ(slot_take(&core, group, 8, slots), 0);
 	CHECK_EQ(core.catalog.stats->slots_used_bytes, 8 * 6 * FM_PAGE_SIZE);
-	CHECK_EQ(core.catalog.groups[3].used_slots, 8);
+	CHECK_EQ(core.catalog.groups[3].columns[0].used, 8);
 	slot_give(&core, group, 0, slots[0]);
 	CHECK_EQ(core.catalog.stats->slots_used_bytes, 47 * FM_PAGE_SIZE);
-	CHECK_EQ(core.catalog.groups[3].used_slots, 7);
+	CHECK_EQ(core.catalog.groups[3].columns[0].used, 7);
 	CHECK_EQ(core.catalog.stats->far_capacity_bytes, 4 * 64 * FM_PAGE_SIZE);
 	core_test_close(&core);
 }

@@ -42,8 +42,10 @@ struct spanset_fetch {
 	uint64_t begun_ns, degraded_ns, retry_ns;
 	int status; /* when done: 0, or -EIO: beyond m losses */
 	bool was_degraded;
-	uint8_t *bytes; /* FM_PAGE_SIZE, valid until spanset_fetch_end */
+	uint8_t *bytes;            /* FM_PAGE_SIZE, valid until spanset_fetch_end */
+	uint32_t node, generation; /* of the direct read: who was asked, for which column */
 	/* degraded read */
+	uint16_t nodes[EC_N_MAX];
 	uint32_t posted, good, bad; /* bit masks over positions */
 	uint32_t pending_count;
 	int8_t workspace;

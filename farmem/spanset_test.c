@@ -42,7 +42,7 @@ static void group_make(uint32_t group, unsigned k, unsigned m, unsigned first_no
 {
 	core_test_group(&core, group, k, m, REGION_BYTES / FM_PAGE_SIZE);
 	for (unsigned pos = 0; pos < k + m; pos++) {
-		struct catalog_column *c = &core.catalog.groups[group].columns[pos];
+		struct catalog_place *c = catalog_cur(&core.catalog.groups[group].columns[pos]);
 		c->node = (uint16_t)((first_node + pos) % nodes_count);
 		CHECK_EQ(node_reserve(&nodes[c->node], REGION_BYTES, &c->capability), 0);
 	}
@@ -92,7 +92,7 @@ static void write_off(unsigned node)
 {
 	for (uint32_t g = 0; g < core.catalog.header->groups_count; g++)
 		for (unsigned pos = 0; pos < EC_N_MAX; pos++)
-			if (core.catalog.groups[g].columns[pos].node == node)
+			if (catalog_column_node(&core.catalog.groups[g].columns[pos]) == node)
 				atomic_store(&core.catalog.groups[g].columns[pos].lost, 1);
 	atomic_store(&core.catalog.nodes[node].state, NODE_DOWN);
 }
@@ -277,7 +277,7 @@ static void spoil(const struct spanset_item *item)
 {
 	struct record r = record_at(&core, item->ssid);
 	uint32_t group = record_hdr_group(record_load(r));
-	const struct catalog_column *c = &core.catalog.groups[group].columns[item->pos];
+	const struct catalog_place *c = catalog_cur(&core.catalog.groups[group].columns[item->pos]);
 	static uint8_t junk[FM_PAGE_SIZE];
 	struct fabric_queue_options queue_options = {.depth = 4};
 	struct fabric_completion done;

@@ -22,6 +22,8 @@
 #define CTL_METHOD_KEEPALIVE CTL_MEMNODE "Keepalive"
 #define CTL_METHOD_FENCE CTL_MEMNODE "Fence"
 #define CTL_METHOD_STATS CTL_MEMNODE "Stats"
+#define CTL_METHOD_REBUILD CTL_MEMNODE "Rebuild"
+#define CTL_METHOD_CHECKSUM CTL_MEMNODE "Checksum"
 #define CTL_METHOD_HEALTH "/grpc.health.v1.Health/Check"
 #define CTL_SERVICE_NAME "farmem.v1.MemoryNode" /* in a health check */
 
@@ -38,7 +40,48 @@ struct ctl_packed {
 
 struct ctl_load {
 	uint64_t memory_bytes, leased_bytes, free_bytes;
-	uint32_t leases, orphaned, calls_in_flight;
+	uint32_t leases, orphaned, calls_in_flight, rebuilds;
+	bool draining;
+};
+
+#define CTL_SOURCES_MAX 16
+#define CTL_REBUILD_MAX 4096   /* spansets in one Rebuild */
+#define CTL_CHECKSUM_MAX 16384 /* slots in one Checksum */
+
+/* A slot and the CRC32C of its 4 KiB. */
+struct ctl_piece {
+	uint32_t slot, crc;
+};
+
+struct ctl_source {
+	char endpoint[FABRIC_ENDPOINT_MAX];
+	struct fabric_capability capability;
+	uint8_t position;
+};
+
+struct ctl_rebuild {
+	struct fabric_capability target;
+	uint8_t position, k, m;
+	uint8_t sources_count; /* k: decode; 1, of the same position: copy */
+	struct ctl_source sources[CTL_SOURCES_MAX];
+	uint32_t count; /* spansets, 1..CTL_REBUILD_MAX */
+	/* count times: target's piece, then one for each source; stride 1 + sources_count */
+	const struct ctl_piece *pieces;
+	uint64_t rate_bytes_per_s;
+};
+
+enum ctl_rebuild_outcome {
+	CTL_REBUILD_DONE = 0,
+	CTL_REBUILD_UNREACHABLE,
+	CTL_REBUILD_REFUSED,
+	CTL_REBUILD_WRONG,
+	CTL_REBUILD_BAD_SOURCE = 16, /* + index of the source whose bytes fail their CRC */
+};
+
+struct ctl_rebuilt {
+	uint8_t outcomes[CTL_REBUILD_MAX];
+	int source_status[CTL_SOURCES_MAX]; /* 0 or -errno */
+	uint64_t read_ns, decode_ns, store_ns;
 };
 
 struct ctl_keepalive {
@@ -79,6 +122,14 @@ int ctl_unpack_fence(
 int ctl_unpack_keepalive(const struct ctl_result *result, unsigned asked,
 	struct ctl_keepalive *keepalive) FM_MUST_USE;
 int ctl_unpack_stats(const struct ctl_result *result, struct ctl_stats *stats) FM_MUST_USE;
+
+int ctl_pack_rebuild(const struct ctl_rebuild *rebuild, struct ctl_packed *packed) FM_MUST_USE;
+int ctl_unpack_rebuild(const struct ctl_result *result, const struct ctl_rebuild *asked,
+	struct ctl_rebuilt *rebuilt) FM_MUST_USE;
+int ctl_pack_checksum(const struct fabric_capability *capability, const uint32_t *slots,
+	unsigned count, struct ctl_packed *packed) FM_MUST_USE;
+int ctl_unpack_checksum(
+	const struct ctl_result *result, unsigned asked, uint32_t *crcs) FM_MUST_USE;
 
 /* Blocking: asks for Stats. 0 or -errno, with one line about it in text (CTL_TEXT_BYTES, may be
  * NULL). */

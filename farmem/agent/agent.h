@@ -225,8 +225,8 @@ struct spawner_message {
 	uint32_t index; /* member */
 	int32_t value;  /* SIGNAL: its number; STARTED: pid or -errno; ENDED: wait status */
 	uint32_t length;
-	char text
-		[SPAWNER_TEXT_MAX]; /* START: program, arguments, last its log; each with its NUL */
+	char text[SPAWNER_TEXT_MAX]; /* START: program, arguments, last its log; each with its NUL
+				      */
 };
 /* Forks the spawner; before gRPC starts. Its socket, or -errno. */
 int spawner_open(void);

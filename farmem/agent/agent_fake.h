@@ -237,13 +237,16 @@ static inline void check_group(struct runtime *runtime, unsigned g, unsigned k, 
 	CHECK_EQ(group->m, m);
 	CHECK_EQ(group->slot_count, REGION / FM_PAGE_SIZE);
 	for (unsigned p = 0; p < k + m; p++) {
-		const struct catalog_column *column = &group->columns[p];
+		const struct catalog_place *column =
+			catalog_cur((struct catalog_column *)(uintptr_t)&group->columns[p]);
 		const struct catalog_node *node = &runtime->catalog.nodes[column->node];
 		CHECK(has_nodes(runtime, column->node + 1u));
 		CHECK_EQ(column->capability.incarnation, node->incarnation);
 		CHECK_NE(column->capability.lease, 0);
 		for (unsigned q = 0; q < p; q++)
-			CHECK_NE(node->host, runtime->catalog.nodes[group->columns[q].node].host);
+			CHECK_NE(node->host,
+				runtime->catalog.nodes[catalog_column_node(&group->columns[q])]
+					.host);
 	}
 }
 

@@ -422,8 +422,9 @@ static int attempt_show(struct attempt *attempt)
 		const struct attempt_column *column = &attempt->columns[p];
 		group->columns[p] =
 			(struct agent_column){(uint16_t)column->node, false, column->capability};
-		entry->columns[p].node = (uint16_t)column->node;
-		entry->columns[p].capability = column->capability;
+		struct catalog_place *place = catalog_cur(&entry->columns[p]);
+		place->node = (uint16_t)column->node;
+		place->capability = column->capability;
 		atomic_store_explicit(&entry->columns[p].lost, 0, memory_order_relaxed);
 	}
 	atomic_store_explicit(&entry->state, GROUP_OPEN, memory_order_release);

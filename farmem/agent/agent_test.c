@@ -39,7 +39,7 @@ TEST(columns_and_parity_are_spread_evenly)
 	want(runtime, 21);
 	for (unsigned g = 0; g < 21; g++)
 		for (unsigned p = 0; p < 6; p++) {
-			unsigned node = runtime->catalog.groups[g].columns[p].node;
+			unsigned node = catalog_column_node(&runtime->catalog.groups[g].columns[p]);
 			CHECK(node < 7);
 			columns_at[node]++;
 			parity_at[node] += p >= 4;
@@ -57,7 +57,7 @@ TEST(a_killed_node_goes_down_its_columns_are_lost_and_another_takes_its_place)
 	struct runtime *runtime = runtime_begin(4, 2, "");
 	CHECK(pump(runtime, has_nodes, 7));
 	want(runtime, 3);
-	unsigned victim = runtime->catalog.groups[0].columns[1].node;
+	unsigned victim = catalog_column_node(&runtime->catalog.groups[0].columns[1]);
 	runtime->nodes_told = 0;
 	kill(node_pid(runtime, victim), SIGKILL);
 	CHECK(pump(runtime, node_is_down, victim));
@@ -67,7 +67,7 @@ TEST(a_killed_node_goes_down_its_columns_are_lost_and_another_takes_its_place)
 	for (unsigned g = 0; g < 3; g++)
 		for (unsigned p = 0; p < 6; p++) {
 			const struct catalog_group *group = &runtime->catalog.groups[g];
-			bool there = group->columns[p].node == victim;
+			bool there = catalog_column_node(&group->columns[p]) == victim;
 			CHECK_EQ(group->columns[p].lost, there);
 			if (there)
 				CHECK_EQ(group->state, GROUP_CLOSED);
@@ -79,7 +79,8 @@ TEST(a_killed_node_goes_down_its_columns_are_lost_and_another_takes_its_place)
 	for (unsigned g = 3; g < 6; g++) {
 		check_group(runtime, g, 4, 2);
 		for (unsigned p = 0; p < 6; p++)
-			CHECK_NE(runtime->catalog.groups[g].columns[p].node, victim);
+			CHECK_NE(catalog_column_node(&runtime->catalog.groups[g].columns[p]),
+				victim);
 	}
 	finish(runtime);
 }
@@ -111,7 +112,7 @@ TEST(a_stopped_node_is_suspect_and_comes_back_with_its_bytes)
 	struct runtime *runtime = runtime_begin(4, 2, "");
 	CHECK(pump(runtime, has_nodes, 7));
 	want(runtime, 1);
-	unsigned victim = runtime->catalog.groups[0].columns[0].node;
+	unsigned victim = catalog_column_node(&runtime->catalog.groups[0].columns[0]);
 	pid_t pid = node_pid(runtime, victim);
 	kill(pid, SIGSTOP);
 	CHECK(pump(runtime, node_is_suspect, victim));

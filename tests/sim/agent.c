@@ -38,7 +38,7 @@ static void agent_write_off(uint32_t node)
 	for (uint32_t g = 0; g < atomic_load(&c->header->groups_count); g++) {
 		struct catalog_group *group = &c->groups[g];
 		for (unsigned pos = 0; pos < (unsigned)group->k + group->m; pos++) {
-			if (group->columns[pos].node != node)
+			if (catalog_column_node(&group->columns[pos]) != node)
 				continue;
 			atomic_store(&group->columns[pos].lost, 1);
 			atomic_store(&group->state, GROUP_CLOSED);
@@ -101,8 +101,8 @@ static bool agent_add_group(void)
 		FM_ASSERT(l != NULL);
 		l->group = index;
 		l->pos = pos;
-		g->columns[pos].node = (uint16_t)nodes[pos];
-		g->columns[pos].capability = l->capability;
+		catalog_cur(&g->columns[pos])->node = (uint16_t)nodes[pos];
+		catalog_cur(&g->columns[pos])->capability = l->capability;
 	}
 	sim_say("group %u: %u+%u", index, g->k, g->m);
 	atomic_store(&g->state, GROUP_OPEN);

@@ -60,7 +60,7 @@ static bool chaos_node_columns(uint32_t node, bool mark)
 	for (uint32_t g = 0; g < atomic_load(&sim.core.catalog.header->groups_count); g++) {
 		const struct catalog_group *group = &sim.core.catalog.groups[g];
 		for (unsigned pos = 0; pos < (unsigned)group->k + group->m; pos++) {
-			if (group->columns[pos].node != node)
+			if (catalog_column_node(&group->columns[pos]) != node)
 				continue;
 			may &= chaos_may_damage(g, pos);
 			if (mark)
@@ -119,7 +119,8 @@ static void chaos_flip(void)
 	const struct catalog_group *group = &sim.core.catalog.groups[g];
 	unsigned pos = (unsigned)sim_below((uint64_t)group->k + group->m);
 	struct sim_lease *l = sim_lease_of(g, pos);
-	if (l == NULL || !sim.nodes[group->columns[pos].node].alive || !chaos_may_damage(g, pos))
+	if (l == NULL || !sim.nodes[catalog_column_node(&group->columns[pos])].alive ||
+		!chaos_may_damage(g, pos))
 		return;
 	uint32_t slot = (uint32_t)sim_below(group->slot_count);
 	sim.damage[g] |= 1u << pos;
@@ -154,7 +155,7 @@ static void chaos_beyond(void)
 	sim.unreported_loss_allowed = true;
 	for (unsigned pos = 0; pos <= g->m; pos++) {
 		unsigned at = (pos + (unsigned)sim_below(2)) % ((unsigned)g->k + g->m);
-		uint32_t node = g->columns[at].node;
+		uint32_t node = catalog_column_node(&g->columns[at]);
 		if (sim.nodes[node].alive)
 			chaos_kill(node);
 	}

@@ -131,7 +131,8 @@ static const uint8_t *check_piece(uint32_t group, unsigned pos, uint32_t slot)
 {
 	const struct catalog_column *c = &sim.core.catalog.groups[group].columns[pos];
 	const struct sim_lease *l = sim_lease_of(group, pos);
-	if (atomic_load(&c->lost) || !sim.nodes[c->node].alive || l == NULL || l->flipped[slot])
+	if (atomic_load(&c->lost) || !sim.nodes[catalog_column_node(c)].alive || l == NULL ||
+		l->flipped[slot])
 		return NULL;
 	return l->memory + (uint64_t)slot * FM_PAGE_SIZE;
 }
@@ -283,9 +284,7 @@ static void check_slots(void)
 				if (!slot_is_used(core, group_id_make(g), pos, slot))
 					continue;
 				used++;
-				/* A lost column's doubtful slots stay out of use for good. */
-				if (!(taken[g][pos][slot / 64] >> (slot % 64) & 1) &&
-					!atomic_load(&group->columns[pos].lost))
+				if (!(taken[g][pos][slot / 64] >> (slot % 64) & 1))
 					sim_fail("slot %u of group %u position %u leaked", slot, g,
 						pos);
 			}

@@ -478,8 +478,9 @@ struct sim_lease *sim_lease_make(uint32_t node, uint64_t bytes)
 
 struct sim_lease *sim_lease_of(uint32_t group, uint32_t pos)
 {
-	const struct catalog_column *c = &sim.core.catalog.groups[group].columns[pos];
-	return lease_find(c->node, &c->capability);
+	const struct catalog_place *place =
+		catalog_cur(&sim.core.catalog.groups[group].columns[pos]);
+	return lease_find(place->node, &place->capability);
 }
 
 void sim_fabric_open(void)

@@ -1,0 +1,180 @@
+/*
+ * farmem/spanset_degraded.c: a span that could not be read directly: any k other positions of its
+ * spanset, each checked, and one span decoded (DESIGN section 7, Degraded read; invariant 4).
+ *
+ *     FETCH_WAITING --workspace free, time come--> FETCH_DEGRADED --k good pieces--> done
+ *           ^                                            |
+ *           +------- too few, and not beyond recall -----+----- more than m gone --> -EIO
+ */
+#include "farmem/spanset_io.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "ec/ec.h"
+
+static uint8_t *spanset_workspace(
+	struct spanset_io *io, const struct spanset_fetch *f, unsigned pos)
+{
+	return io->workspaces + (size_t)f->workspace * SPANSET_WORKSPACE_BYTES +
+	       (size_t)pos * FM_PAGE_SIZE;
+}
+
+static bool spanset_take_workspace(struct spanset_io *io, struct spanset_fetch *f)
+{
+	for (unsigned i = 0; i < SPANSET_DEGRADED_MAX; i++) {
+		if (io->workspaces_used & (1u << i))
+			continue;
+		io->workspaces_used |= 1u << i;
+		f->workspace = (int8_t)i;
+		return true;
+	}
+	return false;
+}
+
+static void spanset_rebuild(struct spanset_io *io, struct spanset_fetch *f)
+{
+	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	const uint8_t *sources[EC_K_MAX];
+	uint8_t *out[1] = {f->bytes};
+	struct ec_plan plan;
+	int rc = ec_plan_init(&plan, core_code(io->core, g->k, g->m), f->good, 1u << f->pos);
+	FM_ASSERT_EQ(rc, 0);
+	for (unsigned i = 0; i < plan.source_count; i++)
+		sources[i] = spanset_workspace(io, f, plan.sources[i]);
+	ec_rebuild(&plan, FM_PAGE_SIZE, sources, out);
+}
+
+/* Are more than m positions beyond recall, so that waiting is in vain? */
+static bool spanset_beyond_m(struct spanset_io *io, const struct spanset_fetch *f)
+{
+	uint32_t group = spanset_fetch_group(io, f);
+	const struct catalog_group *g = &io->core->catalog.groups[group];
+	uint32_t gone = f->bad;
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+		if (lane_gone(io->core, spanset_fetch_at(io, f, pos)))
+			gone |= 1u << pos;
+	if (clock_now_ns() - f->begun_ns > SPANSET_GIVE_UP_NS)
+		return true;
+	return (gone & (1u << f->pos)) != 0 && (unsigned)__builtin_popcount(gone) > g->m;
+}
+
+/* All answers are in. Decode, go on, or come back later. */
+static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *f)
+{
+	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	/* Its own bytes after all: they need no others, which may be gone beyond m by now. */
+	if (f->good & (1u << f->pos)) {
+		memcpy(f->bytes, spanset_workspace(io, f, f->pos), FM_PAGE_SIZE);
+		spanset_fetch_finish(io, f, 0);
+		return;
+	}
+	if ((unsigned)__builtin_popcount(f->good) >= g->k) {
+		spanset_rebuild(io, f);
+		bool good = spanset_piece_good(io, f, f->pos, f->bytes, f->node);
+		spanset_fetch_finish(io, f, good ? 0 : -EIO);
+		return;
+	}
+	if (spanset_beyond_m(io, f)) {
+		spanset_fetch_finish(io, f, -EIO);
+		return;
+	}
+	io->workspaces_used &= ~(1u << f->workspace);
+	f->workspace = -1;
+	spanset_fetch_wait(io, f, clock_now_ns() + SPANSET_RETRY_NS);
+}
+
+static void spanset_degraded_post(
+	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, bool any)
+{
+	struct lane_doubt at = spanset_fetch_at(io, f, pos);
+	uint32_t node;
+	struct fabric_region *region = lane_source(&io->lane, at, any, &node);
+	if (region == NULL)
+		return;
+	f->nodes[pos] = (uint16_t)node;
+	struct iovec iov = {spanset_workspace(io, f, pos), FM_PAGE_SIZE};
+	struct fabric_transfer t = {.iov = &iov,
+		.iov_count = 1,
+		.offset = (uint64_t)at.slot * FM_PAGE_SIZE,
+		.tag = TAG(TAG_DEGRADED, pos, spanset_fetch_index(io, f)),
+		.deadline_ns = clock_now_ns() + io->options.fetch_deadline_ns};
+	if (fabric_post_read(region, &t) != 0)
+		return;
+	f->posted |= 1u << pos;
+	f->pending_count++;
+}
+
+/* Asks for as many positions as are still missing: nodes that are up first, suspected ones if it
+ * must be. */
+static void spanset_degraded_step(struct spanset_io *io, struct spanset_fetch *f)
+{
+	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	for (unsigned pass = 0; pass < 2; pass++) {
+		for (unsigned i = 0; i < (unsigned)g->k + g->m; i++) {
+			unsigned pos = (f->pos + i) % ((unsigned)g->k + g->m);
+			uint32_t bit = 1u << pos;
+			if ((unsigned)__builtin_popcount(f->good) + f->pending_count >= g->k)
+				return;
+			if ((f->posted | f->bad) & bit)
+				continue;
+			spanset_degraded_post(io, f, pos, pass == 1);
+		}
+	}
+	if (f->pending_count == 0)
+		spanset_degraded_judge(io, f);
+}
+
+/*
+ * A fetch that could not be read directly: tries the direct way again when its column is well (a
+ * node that was merely restarted or slow), else reads around it.
+ */
+static void spanset_fetch_retry(struct spanset_io *io, struct spanset_fetch *f)
+{
+	if (!spanset_take_workspace(io, f)) {
+		f->retry_ns = clock_now_ns() + SPANSET_RETRY_NS;
+		return;
+	}
+	f->phase = FETCH_DEGRADED;
+	f->posted = f->good = 0;
+	f->pending_count = 0;
+	if (!f->was_degraded)
+		f->degraded_ns = clock_now_ns();
+	f->was_degraded = true;
+	spanset_degraded_step(io, f);
+}
+
+void spanset_degraded_done(struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status)
+{
+	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	f->pending_count--;
+	if (status == 0 &&
+		spanset_piece_good(io, f, pos, spanset_workspace(io, f, pos), f->nodes[pos]))
+		f->good |= 1u << pos;
+	else if (status == 0)
+		f->bad |= 1u << pos;
+	else
+		lane_suspect(&io->lane, f->nodes[pos]);
+	if ((unsigned)__builtin_popcount(f->good) + f->pending_count < g->k)
+		spanset_degraded_step(io, f);
+	else if (f->pending_count == 0)
+		spanset_degraded_judge(io, f);
+}
+
+uint64_t spanset_fetch_wake(struct spanset_io *io)
+{
+	uint64_t next = CLOCK_NEVER_NS;
+	if (fm_likely(io->troubled_count == 0))
+		return next;
+	uint64_t now = clock_now_ns();
+	for (unsigned i = 0; i < SPANSET_FETCH_MAX; i++) {
+		struct spanset_fetch *f = &io->fetches[i];
+		if (f->phase == FETCH_WAITING && f->retry_ns <= now)
+			spanset_fetch_retry(io, f);
+		if (f->phase == FETCH_WAITING)
+			next = FM_MIN(next, f->retry_ns);
+	}
+	return next;
+}

@@ -1,0 +1,169 @@
+/*
+ * farmem/spanset_fetch.c: direct reads: one one-sided read of one span, checked (spanset.h, Fetch).
+ *
+ * Callers: fault.c and repack.c. Order: begin, submit, the answer; what goes wrong goes to
+ * spanset_degraded.c.
+ *
+ * Invariant: a direct read that failed is tried once more where the column is now, when the agent
+ * has replaced the column since it was posted; only then is it trouble. So a drain degrades
+ * nothing.
+ */
+#include "farmem/spanset_io.h"
+
+#include <errno.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/crc.h"
+#include "base/fault_point.h"
+#include "base/log.h"
+
+struct spanset_fetch *spanset_fetch_begin(
+	struct spanset_io *io, uint32_t page, struct ssid ssid, uint32_t pos)
+{
+	for (unsigned i = 0; i < SPANSET_FETCH_MAX; i++) {
+		struct spanset_fetch *f = &io->fetches[i];
+		if (f->phase != FETCH_FREE)
+			continue;
+		*f = (struct spanset_fetch){.phase = FETCH_DIRECT,
+			.page = page,
+			.ssid = ssid,
+			.pos = pos,
+			.begun_ns = clock_now_ns(),
+			.workspace = -1,
+			.bytes = io->fetch_buffers + (size_t)i * FM_PAGE_SIZE};
+		io->begun[io->begun_count++] = (uint8_t)i;
+		io->active_count++;
+		return f;
+	}
+	return NULL;
+}
+
+void spanset_fetch_finish(struct spanset_io *io, struct spanset_fetch *f, int status)
+{
+	if (f->phase != FETCH_DIRECT)
+		io->troubled_count--;
+	if (f->workspace >= 0)
+		io->workspaces_used &= ~(1u << f->workspace);
+	f->workspace = -1;
+	f->phase = FETCH_DONE;
+	f->status = status;
+	io->done[io->done_count++] = (uint8_t)spanset_fetch_index(io, f);
+	if (f->was_degraded && status == 0) {
+		catalog_count(&io->core->catalog, degraded_reads, 1);
+		hist_record(&io->core->catalog.stats->degraded_ns, clock_now_ns() - f->degraded_ns);
+	}
+}
+
+void spanset_fetch_wait(struct spanset_io *io, struct spanset_fetch *f, uint64_t retry_ns)
+{
+	if (f->phase == FETCH_DIRECT)
+		io->troubled_count++;
+	f->phase = FETCH_WAITING;
+	f->retry_ns = retry_ns;
+}
+
+bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
+	const uint8_t *bytes, uint32_t node)
+{
+	struct record r = record_at(io->core, f->ssid);
+	bool good = crc32c(bytes, FM_PAGE_SIZE) == record_crc(r, pos) &&
+		    !FAULT_POINT("spanset.fetch.crc");
+	if (!good) {
+		catalog_count(&io->core->catalog, crc_mismatches, 1);
+		log_ratelimited(LOG_WARN,
+			"spanset: bytes fail their CRC, treated as an erasure node=%s",
+			io->core->catalog.nodes[node].name);
+	}
+	return good;
+}
+
+/* Starts the degraded read at once. */
+static void spanset_fetch_troubled(
+	struct spanset_io *io, struct spanset_fetch *f, bool own_bytes_bad)
+{
+	if (own_bytes_bad)
+		f->bad |= 1u << f->pos;
+	spanset_fetch_wait(io, f, 0);
+}
+
+/* True when `b` lies right behind `a` in the same column. */
+static bool spanset_adjacent(
+	struct spanset_io *io, const struct spanset_fetch *a, const struct spanset_fetch *b)
+{
+	struct record ra = record_at(io->core, a->ssid), rb = record_at(io->core, b->ssid);
+	uint32_t group = spanset_fetch_group(io, a);
+	/* Of a lost column some slots may be found in its replacement, and others not. */
+	return a->pos == b->pos && group == spanset_fetch_group(io, b) &&
+	       record_slot(rb, b->pos) == record_slot(ra, a->pos) + 1 &&
+	       !lane_column_lost(io->core, group, a->pos);
+}
+
+static void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count)
+{
+	struct spanset_fetch *first = &io->fetches[indexes[0]];
+	struct lane_doubt at = spanset_fetch_at(io, first, first->pos);
+	uint32_t node;
+	struct fabric_region *region = lane_source(&io->lane, at, false, &node);
+	struct iovec iov[FABRIC_IOV_MAX];
+	int rc = -ENOTCONN;
+	for (unsigned i = 0; i < count; i++) {
+		struct spanset_fetch *f = &io->fetches[indexes[i]];
+		iov[i] = (struct iovec){f->bytes, FM_PAGE_SIZE};
+		f->node = node;
+		f->generation = at.generation;
+		io->next_in_read[indexes[i]] = i + 1 < count ? indexes[i + 1] : SPANSET_NO_FETCH;
+	}
+	if (region != NULL && !FAULT_POINT("spanset.fetch.post")) {
+		struct fabric_transfer t = {.offset = (uint64_t)at.slot * FM_PAGE_SIZE,
+			.iov = iov,
+			.iov_count = count,
+			.tag = TAG(TAG_DIRECT, 0, indexes[0]),
+			.deadline_ns = first->begun_ns + io->options.fetch_deadline_ns};
+		rc = fabric_post_read(region, &t);
+	}
+	for (unsigned i = 0; rc != 0 && i < count; i++)
+		spanset_fetch_troubled(io, &io->fetches[indexes[i]], false);
+}
+
+void spanset_fetch_submit(struct spanset_io *io)
+{
+	unsigned from = 0;
+	for (unsigned i = 1; i <= io->begun_count; i++) {
+		bool joins = i < io->begun_count && i - from < FABRIC_IOV_MAX &&
+			     spanset_adjacent(io, &io->fetches[io->begun[i - 1]],
+				     &io->fetches[io->begun[i]]);
+		if (joins)
+			continue;
+		spanset_post_direct(io, io->begun + from, i - from);
+		from = i;
+	}
+	io->begun_count = 0;
+}
+
+/* The agent has put the column elsewhere since the read was posted: ask there. */
+static bool spanset_direct_again(struct spanset_io *io, struct spanset_fetch *f)
+{
+	uint8_t index = (uint8_t)spanset_fetch_index(io, f);
+	if (lane_generation(io->core, spanset_fetch_group(io, f), f->pos) == f->generation)
+		return false;
+	spanset_post_direct(io, &index, 1);
+	return true;
+}
+
+void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, int status)
+{
+	if (status == 0 && spanset_piece_good(io, f, f->pos, f->bytes, f->node)) {
+		hist_record(&io->core->catalog.stats->fetch_ns, clock_now_ns() - f->begun_ns);
+		spanset_fetch_finish(io, f, 0);
+		return;
+	}
+	if (status != 0) {
+		if (spanset_direct_again(io, f))
+			return;
+		if (status == -ETIMEDOUT)
+			catalog_count(&io->core->catalog, fetch_timeouts, 1);
+		lane_suspect(&io->lane, f->node);
+	}
+	spanset_fetch_troubled(io, f, status == 0);
+}

@@ -1,0 +1,98 @@
+/*
+ * farmem/spanset_io.h: what the files of spanset.h share: one runtime thread's spanset_io.
+ *
+ *   spanset.c            opening and closing, waiting for completions
+ *   spanset_store.c      batches on their way out
+ *   spanset_fetch.c      direct reads
+ *   spanset_degraded.c   reading around what is missing
+ */
+#ifndef FM_FARMEM_SPANSET_IO_H
+#define FM_FARMEM_SPANSET_IO_H
+
+#include "farmem/lane.h"
+#include "farmem/record.h"
+#include "farmem/spanset.h"
+#include "rpc/fabric.h"
+
+/* Between attempts of a fetch that found too few sources. */
+#define SPANSET_RETRY_NS (2 * NS_PER_MS)
+/* Nodes neither answer nor are declared dead for so long: SIGBUS. */
+#define SPANSET_GIVE_UP_NS (60 * NS_PER_S)
+#define SPANSET_COMPLETIONS 64
+#define SPANSET_PARITY_BYTES (SPANSET_BATCH_PAGES * EC_M_MAX * FM_PAGE_SIZE)
+#define SPANSET_WORKSPACE_BYTES (EC_N_MAX * FM_PAGE_SIZE)
+#define SPANSET_NO_FETCH 0xff
+
+enum { TAG_DIRECT = 1, TAG_DEGRADED, TAG_STORE };
+#define TAG(kind, pos, index)                                                                      \
+	(((uint64_t)(kind) << 56) | ((uint64_t)(pos) << 16) | (uint64_t)(index))
+#define TAG_KIND(tag) ((unsigned)((tag) >> 56))
+#define TAG_POS(tag) ((unsigned)((tag) >> 16) & 0xff)
+#define TAG_INDEX(tag) ((unsigned)(tag)&0xffff)
+
+/* One batch on its way out. */
+struct spanset_store_job {
+	struct group_id group;
+	const struct catalog_group *g;
+	const struct ec_code *code;
+	struct spanset_item *items;
+	unsigned count, sets;
+	bool reserved; /* may use up a group's last slots */
+	uint64_t deadline_ns;
+	unsigned outstanding;
+	int status[EC_N_MAX]; /* per column: 0 or the first failure */
+	uint32_t slots[EC_N_MAX * SPANSET_BATCH_PAGES];
+	struct ssid ssids[SPANSET_BATCH_PAGES];
+};
+
+struct spanset_io {
+	struct core *core;
+	struct spanset_io_options options;
+	struct lane lane;
+	struct epoch_thread thread; /* its `storing`; line NULL unless it stores */
+	struct spanset_fetch fetches[SPANSET_FETCH_MAX];
+	uint8_t next_in_read[SPANSET_FETCH_MAX]; /* fetches that share one read */
+	uint8_t begun[SPANSET_FETCH_MAX], done[SPANSET_FETCH_MAX];
+	unsigned begun_count, done_count, active_count, troubled_count;
+	uint32_t workspaces_used;
+	uint8_t *fetch_buffers, *workspaces, *parity, *zeros;
+	struct spanset_store_job job;
+	uint64_t soft_deadline_ns;
+	uint64_t stores;
+	struct group_id last_group;
+};
+
+/* ---- spanset_fetch.c ---- */
+static inline uint32_t spanset_fetch_group(
+	const struct spanset_io *io, const struct spanset_fetch *f)
+{
+	return record_hdr_group(record_load(record_at(io->core, f->ssid)));
+}
+static inline unsigned spanset_fetch_index(
+	const struct spanset_io *io, const struct spanset_fetch *f)
+{
+	return (unsigned)(f - io->fetches);
+}
+/* A position of the fetch's spanset, for the lane. */
+static inline struct lane_doubt spanset_fetch_at(
+	const struct spanset_io *io, const struct spanset_fetch *f, unsigned pos)
+{
+	uint32_t group = spanset_fetch_group(io, f);
+	return (struct lane_doubt){group, pos, record_slot(record_at(io->core, f->ssid), pos),
+		lane_generation(io->core, group, pos)};
+}
+void spanset_fetch_finish(struct spanset_io *io, struct spanset_fetch *f, int status);
+/* The direct way failed, or a workspace is missing: try (again) soon. */
+void spanset_fetch_wait(struct spanset_io *io, struct spanset_fetch *f, uint64_t retry_ns);
+/* Its CRC is right; else it is counted and said. node: whose bytes they are. */
+bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
+	const uint8_t *bytes, uint32_t node);
+void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, int status);
+
+/* ---- spanset_degraded.c ---- */
+void spanset_degraded_done(
+	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status);
+/* Takes waiting fetches up again whose time has come; returns when the next one's will. */
+uint64_t spanset_fetch_wake(struct spanset_io *io);
+
+#endif

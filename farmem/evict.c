@@ -540,6 +540,8 @@ static void evict_upkeep(struct stripe *st)
 	spanset_io_maintain(st->io);
 	record_reclaim(st->core);
 	(void)repack_round(st, false);
+	repack_look(st);
+	(void)repack_wishes(st);
 }
 
 /* Staged pages wait here for a second chance: the more, the better hot pages are told from cold
@@ -558,7 +560,7 @@ bool evict_round(struct stripe *st)
 	evict_drop_retired(st);
 	int64_t lacking = stripe_reserve(st) - budget_room(st->core);
 	if (lacking <= 0)
-		return false;
+		return st->evacuating && repack_wishes(st);
 	if (atomic_load(&st->core->catalog.header->groups_count) == 0) {
 		core_want_group(st->core);
 		return false;
@@ -585,8 +587,10 @@ bool evict_round(struct stripe *st)
 		return true;
 	}
 	/* Under load dead space grows by the batch: keep pace with it. */
-	if (++st->stored_batches % EVICT_REPACK_BATCHES == 0)
+	if (++st->stored_batches % EVICT_REPACK_BATCHES == 0) {
 		(void)repack_round(st, false);
+		(void)(st->evacuating && repack_wishes(st));
+	}
 	return true;
 }
 

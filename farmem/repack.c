@@ -7,6 +7,10 @@
  * FAR(new) by CAS; a span that is fetched or freed meanwhile is one more hole in the new spanset.
  * The old records go when their last reference has.
  *
+ * Three reasons to take a spanset: it is sparse; its group is to be evacuated (the agent's wish:
+ * hosts are too few to repair it, or enough for a wider code again); the agent's scrubbing found
+ * bad bytes in it (catalog heal). Of the last two every spanset is taken, however dense.
+ *
  * The bound: a spanset is rewritten once at most half its positions are live and dead space is more
  * than REPACK_DEAD_SHARE of what is used, so far space stays below about twice the live bytes
  * (times (k+m)/k).
@@ -41,6 +45,7 @@ struct repack_job {
 	unsigned set_count;
 	struct repack_span spans[SPANSET_BATCH_PAGES];
 	unsigned span_count;
+	unsigned written;
 };
 
 static bool repack_names(
@@ -87,21 +92,33 @@ unsigned repack_drop_retained(struct stripe *st, unsigned most)
 	return dropped;
 }
 
-/* Claims the record if it is sparse enough, and lists its only copies. False: left alone. */
-static bool repack_consider(struct stripe *st, struct repack_job *job, struct ssid id)
+enum repack_why { REPACK_SPARSE, REPACK_EVACUATE, REPACK_HEAL };
+
+static bool repack_wanted(const struct stripe *st, uint64_t hdr, enum repack_why why)
+{
+	const struct catalog_group *g = &st->core->catalog.groups[record_hdr_group(hdr)];
+	unsigned live = (unsigned)__builtin_popcount(record_hdr_live(hdr));
+	if (why == REPACK_HEAL)
+		return true;
+	if (atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_EVACUATE)
+		return true;
+	/* Narrow ones earlier: into wider groups when there are any. */
+	bool narrow = g->k < st->core->catalog.header->code_k;
+	return why == REPACK_SPARSE && (2 * live <= g->k || (narrow && live < g->k));
+}
+
+/* Claims the record if it is wanted, and lists its only copies. False: left alone. */
+static bool repack_consider(
+	struct stripe *st, struct repack_job *job, struct ssid id, enum repack_why why)
 {
 	struct record r = record_at(st->core, id);
 	uint64_t hdr = record_load(r);
-	if (record_hdr_state(hdr) != RECORD_STABLE)
+	if (record_hdr_state(hdr) != RECORD_STABLE || !repack_wanted(st, hdr, why) ||
+		job->span_count + (unsigned)__builtin_popcount(record_hdr_live(hdr)) >
+			SPANSET_BATCH_PAGES ||
+		!record_claim(st->core, id))
 		return false;
 	unsigned k = st->core->catalog.groups[record_hdr_group(hdr)].k;
-	unsigned live = (unsigned)__builtin_popcount(record_hdr_live(hdr));
-	bool narrow =
-		k < st->core->catalog.header->code_k; /* into wider groups when there are any */
-	if ((2 * live > k && !(narrow && live < k)) || job->span_count + live > SPANSET_BATCH_PAGES)
-		return false;
-	if (!record_claim(st->core, id))
-		return false;
 	for (unsigned pos = 0; pos < k; pos++) {
 		uint32_t page = record_owner(r, pos);
 		struct span_word w;
@@ -116,16 +133,19 @@ static bool repack_consider(struct stripe *st, struct repack_job *job, struct ss
 	return true;
 }
 
-static void repack_gather(struct stripe *st, struct repack_job *job)
+/* Returns how many records it looked at. */
+static unsigned repack_gather(struct stripe *st, struct repack_job *job, enum repack_why why)
 {
 	uint32_t end = __atomic_load_n(&st->core->reclaim.fresh, __ATOMIC_RELAXED);
-	for (unsigned i = 0; i < REPACK_SCAN && i < end; i++) {
+	unsigned seen = 0;
+	for (; seen < REPACK_SCAN && seen < end; seen++) {
 		if (st->repack_at >= end)
 			st->repack_at = 0;
-		(void)repack_consider(st, job, ssid_make(st->repack_at++));
+		(void)repack_consider(st, job, ssid_make(st->repack_at++), why);
 		if (job->set_count == REPACK_SETS_MAX || job->span_count == SPANSET_BATCH_PAGES)
 			break;
 	}
+	return seen;
 }
 
 /* Reads all listed spans. Those that cannot be had are dropped from the list: their sets just stay.
@@ -209,25 +229,87 @@ static bool repack_worth_it(const struct stripe *st, bool urgent)
 	       dead * REPACK_DEAD_DENOMINATOR > (int64_t)data * REPACK_DEAD_NUMERATOR;
 }
 
+/* Carries a gathered job out. Returns spansets freed. */
+static unsigned repack_run(struct stripe *st, struct repack_job *job)
+{
+	struct spanset_item items[SPANSET_BATCH_PAGES];
+	unsigned freed = 0;
+	if (job->set_count == 0)
+		return 0;
+	repack_read(st, job);
+	job->written = repack_write(st, job, items);
+	repack_switch(st, job, items, job->written);
+	for (unsigned i = 0; i < job->span_count; i++)
+		spanset_fetch_end(st->io, job->spans[i].fetch);
+	for (unsigned i = 0; i < job->set_count; i++) {
+		bool dead = record_hdr_live(record_load(record_at(st->core, job->sets[i]))) == 0;
+		freed += dead;
+		record_unclaim(st->core, job->sets[i]); /* a dead one is queued to be freed */
+	}
+	record_reclaim(st->core);
+	return freed;
+}
+
 unsigned repack_round(struct stripe *st, bool urgent)
 {
 	struct repack_job job = {.set_count = 0};
-	struct spanset_item items[SPANSET_BATCH_PAGES];
-	unsigned freed = 0;
 	if (!repack_worth_it(st, urgent))
 		return 0;
-	repack_gather(st, &job);
-	if (job.set_count == 0)
-		return 0;
-	repack_read(st, &job);
-	repack_switch(st, &job, items, repack_write(st, &job, items));
-	for (unsigned i = 0; i < job.span_count; i++)
-		spanset_fetch_end(st->io, job.spans[i].fetch);
-	for (unsigned i = 0; i < job.set_count; i++) {
-		bool dead = record_hdr_live(record_load(record_at(st->core, job.sets[i]))) == 0;
-		freed += dead;
-		record_unclaim(st->core, job.sets[i]); /* a dead one is queued to be freed */
-	}
+	(void)repack_gather(st, &job, REPACK_SPARSE);
+	unsigned freed = repack_run(st, &job);
 	catalog_count(&st->core->catalog, repacked_spansets, job.set_count);
-	return freed + record_reclaim(st->core);
+	return freed;
+}
+
+/* ---- what the agent wants ---- */
+
+void repack_look(struct stripe *st)
+{
+	const struct catalog *c = &st->core->catalog;
+	uint32_t count = atomic_load_explicit(&c->header->groups_count, memory_order_acquire);
+	bool found = false;
+	for (uint32_t i = 0; i < count && !found; i++)
+		found = atomic_load_explicit(&c->groups[i].state, memory_order_acquire) ==
+				GROUP_EVACUATE &&
+			atomic_load_explicit(&c->groups[i].columns[0].used, memory_order_acquire) >
+				0;
+	if (found && !st->evacuating)
+		st->evacuate_seen = 0;
+	st->evacuating = found;
+}
+
+static void repack_heal(struct stripe *st)
+{
+	struct repack_job job = {.set_count = 0};
+	_Atomic uint32_t *heal = st->core->catalog.heal;
+	uint32_t end = __atomic_load_n(&st->core->reclaim.fresh, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < CATALOG_HEAL_MAX && job.set_count < REPACK_SETS_MAX; i++) {
+		if (atomic_load_explicit(&heal[i], memory_order_relaxed) == 0)
+			continue;
+		uint32_t wish = atomic_exchange_explicit(&heal[i], 0, memory_order_acq_rel);
+		/* One that is left alone now is found again by the next scrubbing. */
+		if (wish != 0 && wish <= end)
+			(void)repack_consider(st, &job, ssid_make(wish - 1), REPACK_HEAL);
+	}
+	unsigned healed = repack_run(st, &job);
+	catalog_count(&st->core->catalog, healed_spansets, healed);
+}
+
+bool repack_wishes(struct stripe *st)
+{
+	struct repack_job job = {.set_count = 0};
+	repack_heal(st);
+	if (!st->evacuating)
+		return false;
+	unsigned seen = repack_gather(st, &job, REPACK_EVACUATE);
+	unsigned freed = repack_run(st, &job);
+	catalog_count(&st->core->catalog, evacuated_spansets, freed);
+	st->evacuate_seen += seen;
+	/* Once round without anything to move: what is left is in somebody's hands. No room: later.
+	 */
+	bool lap = st->evacuate_seen >= __atomic_load_n(&st->core->reclaim.fresh, __ATOMIC_RELAXED);
+	if (freed > 0)
+		st->evacuate_seen = 0;
+	st->evacuating = freed > 0 || (job.set_count == 0 && !lap);
+	return st->evacuating;
 }

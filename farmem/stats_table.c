@@ -42,6 +42,18 @@ const struct stats_field stats_numbers[] = {
 	FIELD(move_busy),
 	FIELD(wp_faults),
 	FIELD(stall_ns),
+	FIELD(hedged_reads),
+	FIELD(hedged_wins),
+	FIELD(slow_reads),
+	FIELD(evacuated_spansets),
+	FIELD(healed_spansets),
+	FIELD(repaired_columns),
+	FIELD(repaired_bytes),
+	FIELD(drained_columns),
+	FIELD(drained_bytes),
+	FIELD(scrubbed_bytes),
+	FIELD(scrub_mismatches),
+	FIELD(agent_starts),
 };
 const unsigned stats_numbers_count = FM_ARRAY_COUNT(stats_numbers);
 

@@ -67,6 +67,9 @@ struct stripe {
 	uint64_t starved_until_ns;
 	uint32_t starved_groups;
 	uint32_t repack_at; /* next record to look at */
+	/* Some group is to be evacuated; records looked at since the last that could be moved. */
+	bool evacuating;
+	uint32_t evacuate_seen;
 	/* Makes blocks the hand meets evictable (range.c); NULL: all are. False: nothing there. */
 	bool (*prepare_block)(struct stripe *st, uint32_t page);
 	void *owner;
@@ -136,5 +139,9 @@ void purge_range(struct stripe *const *stripes, uint32_t page, uint32_t count);
 unsigned repack_drop_retained(struct stripe *st, unsigned most);
 /* Rewrites the sparsest spansets densely when dead space is worth it. Returns spansets freed. */
 unsigned repack_round(struct stripe *st, bool urgent);
+/* Are there groups to evacuate? Now and then: looks at all groups. */
+void repack_look(struct stripe *st);
+/* Does one batch of what the agent wants: evacuation, healing. True: there is more to do now. */
+bool repack_wishes(struct stripe *st);
 
 #endif

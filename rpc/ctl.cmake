@@ -25,3 +25,4 @@ fm_room(ctl SOURCES ctl_library.c ctl_server.c ctl_client.c ctl_memnode.c DEPS b
 	LIBS ${GRPC_LIBRARY} ${GPR_LIBRARY} Threads::Threads)
 
 fm_test(ctl_test SOURCES ctl_test.c DEPS ctl base)
+fm_test(ctl_memnode_test SOURCES ctl_memnode_test.c DEPS ctl base LABELS unit)

@@ -5,6 +5,7 @@
  */
 #include "rpc/ctl_memnode.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -155,6 +156,8 @@ static int load_from_message(const Farmem__V1__Load *message, struct ctl_load *l
 	load->leases = message->leases;
 	load->orphaned = message->orphaned;
 	load->calls_in_flight = message->calls_in_flight;
+	load->draining = message->draining;
+	load->rebuilds = message->rebuilds;
 	return 0;
 }
 
@@ -224,6 +227,160 @@ int ctl_unpack_stats(const struct ctl_result *result, struct ctl_stats *stats)
 		return -EPROTO;
 	int error = stats_from_message(reply, stats);
 	farmem__v1__stats_reply__free_unpacked(reply, NULL);
+	return error;
+}
+
+/* ---- Rebuild and Checksum ---- */
+
+/* Both directions read this table; the first row with a matching number wins. */
+static const struct {
+	int error;
+	uint32_t status;
+} source_statuses[] = {
+	{0, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_OK},
+	{-ECONNRESET, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_UNREACHABLE},
+	{-ETIMEDOUT, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_TIMED_OUT},
+	{-EACCES, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_REFUSED},
+	{-ERANGE, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_RANGE},
+	{-EPROTO, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_PROTOCOL},
+	{-EINVAL, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_INVALID},
+	{-EOPNOTSUPP, FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_INVALID},
+};
+
+uint32_t ctl_source_status(int error)
+{
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(source_statuses); i++)
+		if (source_statuses[i].error == error)
+			return source_statuses[i].status;
+	return FARMEM__V1__SOURCE_STATUS__SOURCE_STATUS_UNREACHABLE;
+}
+
+int ctl_source_error(uint32_t status)
+{
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(source_statuses); i++)
+		if (source_statuses[i].status == status)
+			return source_statuses[i].error;
+	return -ECONNRESET;
+}
+
+/* The wire's form of `count` numbers: little-endian u32. malloc'ed; NULL: no memory. */
+static uint8_t *numbers_pack(const uint32_t *numbers, size_t count)
+{
+	uint32_t *packed = malloc(count * sizeof *packed);
+	for (size_t i = 0; packed != NULL && i < count; i++)
+		packed[i] = htole32(numbers[i]);
+	return (uint8_t *)packed;
+}
+
+static void source_to_message(const struct ctl_source *source, Farmem__V1__Source *message,
+	Farmem__V1__Capability *capability)
+{
+	farmem__v1__source__init(message);
+	ctl_capability_to_message(&source->capability, capability);
+	message->endpoint = (char *)(uintptr_t)source->endpoint;
+	message->capability = capability;
+	message->position = source->position;
+}
+
+FM_BUILD_ASSERT(sizeof(struct ctl_piece) == 2 * sizeof(uint32_t), "pieces are pairs of numbers");
+
+int ctl_pack_rebuild(const struct ctl_rebuild *rebuild, struct ctl_packed *packed)
+{
+	FM_ASSERT(rebuild->count >= 1 && rebuild->count <= CTL_REBUILD_MAX);
+	FM_ASSERT(rebuild->sources_count >= 1 && rebuild->sources_count <= CTL_SOURCES_MAX);
+	Farmem__V1__RebuildRequest request = FARMEM__V1__REBUILD_REQUEST__INIT;
+	Farmem__V1__Capability target, capabilities[CTL_SOURCES_MAX];
+	Farmem__V1__Source sources[CTL_SOURCES_MAX], *pointers[CTL_SOURCES_MAX];
+	const size_t pieces_count = (size_t)rebuild->count * (1u + rebuild->sources_count);
+	for (unsigned i = 0; i < rebuild->sources_count; i++) {
+		source_to_message(&rebuild->sources[i], &sources[i], &capabilities[i]);
+		pointers[i] = &sources[i];
+	}
+	ctl_capability_to_message(&rebuild->target, &target);
+	request.target = &target;
+	request.position = rebuild->position;
+	request.k = rebuild->k;
+	request.m = rebuild->m;
+	request.sources = pointers;
+	request.n_sources = rebuild->sources_count;
+	request.rate_bytes_per_s = rebuild->rate_bytes_per_s;
+	request.spansets.len = pieces_count * sizeof(struct ctl_piece);
+	request.spansets.data = numbers_pack((const uint32_t *)rebuild->pieces, pieces_count * 2);
+	int error = request.spansets.data != NULL ? packed_make(&request.base, packed) : -ENOMEM;
+	free(request.spansets.data);
+	return error;
+}
+
+static bool outcome_is_possible(uint8_t outcome, unsigned sources_count)
+{
+	return outcome <= CTL_REBUILD_WRONG ||
+	       (outcome >= CTL_REBUILD_BAD_SOURCE &&
+		       outcome < CTL_REBUILD_BAD_SOURCE + sources_count);
+}
+
+static int rebuilt_from_message(const Farmem__V1__RebuildReply *reply,
+	const struct ctl_rebuild *asked, struct ctl_rebuilt *rebuilt)
+{
+	if (reply->outcomes.len != asked->count || asked->count > CTL_REBUILD_MAX ||
+		reply->n_source_statuses != asked->sources_count ||
+		asked->sources_count > CTL_SOURCES_MAX)
+		return -EPROTO;
+	for (uint32_t i = 0; i < asked->count; i++)
+		if (!outcome_is_possible(reply->outcomes.data[i], asked->sources_count))
+			return -EPROTO;
+	memset(rebuilt, 0, sizeof *rebuilt);
+	memcpy(rebuilt->outcomes, reply->outcomes.data, asked->count);
+	for (unsigned i = 0; i < asked->sources_count; i++)
+		rebuilt->source_status[i] = ctl_source_error(reply->source_statuses[i]);
+	rebuilt->read_ns = reply->read_ns;
+	rebuilt->decode_ns = reply->decode_ns;
+	rebuilt->store_ns = reply->store_ns;
+	return 0;
+}
+
+int ctl_unpack_rebuild(const struct ctl_result *result, const struct ctl_rebuild *asked,
+	struct ctl_rebuilt *rebuilt)
+{
+	if (result->status != 0)
+		return result->status;
+	Farmem__V1__RebuildReply *reply =
+		farmem__v1__rebuild_reply__unpack(NULL, result->length, result->bytes);
+	if (reply == NULL)
+		return -EPROTO;
+	int error = rebuilt_from_message(reply, asked, rebuilt);
+	farmem__v1__rebuild_reply__free_unpacked(reply, NULL);
+	return error;
+}
+
+int ctl_pack_checksum(const struct fabric_capability *capability, const uint32_t *slots,
+	unsigned count, struct ctl_packed *packed)
+{
+	FM_ASSERT(count >= 1 && count <= CTL_CHECKSUM_MAX);
+	Farmem__V1__ChecksumRequest request = FARMEM__V1__CHECKSUM_REQUEST__INIT;
+	Farmem__V1__Capability message;
+	ctl_capability_to_message(capability, &message);
+	request.capability = &message;
+	request.slots.len = count * sizeof *slots;
+	request.slots.data = numbers_pack(slots, count);
+	int error = request.slots.data != NULL ? packed_make(&request.base, packed) : -ENOMEM;
+	free(request.slots.data);
+	return error;
+}
+
+int ctl_unpack_checksum(const struct ctl_result *result, unsigned asked, uint32_t *crcs)
+{
+	if (result->status != 0)
+		return result->status;
+	Farmem__V1__ChecksumReply *reply =
+		farmem__v1__checksum_reply__unpack(NULL, result->length, result->bytes);
+	if (reply == NULL)
+		return -EPROTO;
+	int error = reply->crcs.len == (size_t)asked * sizeof *crcs ? 0 : -EPROTO;
+	for (unsigned i = 0; error == 0 && i < asked; i++) {
+		memcpy(&crcs[i], reply->crcs.data + (size_t)i * sizeof *crcs, sizeof *crcs);
+		crcs[i] = le32toh(crcs[i]);
+	}
+	farmem__v1__checksum_reply__free_unpacked(reply, NULL);
 	return error;
 }
 

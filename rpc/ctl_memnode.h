@@ -80,7 +80,8 @@ enum ctl_rebuild_outcome {
 
 struct ctl_rebuilt {
 	uint8_t outcomes[CTL_REBUILD_MAX];
-	int source_status[CTL_SOURCES_MAX]; /* 0 or -errno */
+	/* 0 or -errno: -ECONNRESET, -ETIMEDOUT, -EACCES, -ERANGE, -EPROTO, -EINVAL */
+	int source_status[CTL_SOURCES_MAX];
 	uint64_t read_ns, decode_ns, store_ns;
 };
 
@@ -123,6 +124,11 @@ int ctl_unpack_keepalive(const struct ctl_result *result, unsigned asked,
 	struct ctl_keepalive *keepalive) FM_MUST_USE;
 int ctl_unpack_stats(const struct ctl_result *result, struct ctl_stats *stats) FM_MUST_USE;
 
+/*
+ * Of the errors of Rebuild and Checksum, -ENOMEM (busy with others, or no memory), -EACCES and
+ * -EINVAL say that nothing was and nothing will be done; after any other one a call may still be
+ * at work: only a Fence of the target ends it for certain.
+ */
 int ctl_pack_rebuild(const struct ctl_rebuild *rebuild, struct ctl_packed *packed) FM_MUST_USE;
 int ctl_unpack_rebuild(const struct ctl_result *result, const struct ctl_rebuild *asked,
 	struct ctl_rebuilt *rebuilt) FM_MUST_USE;
@@ -142,6 +148,9 @@ struct ProtobufCMessage;
 /* The message's key points into *capability, which must outlive it. */
 void ctl_capability_to_message(
 	const struct fabric_capability *capability, struct Farmem__V1__Capability *message);
+/* enum SourceStatus of a -errno, and the other way. */
+uint32_t ctl_source_status(int error);
+int ctl_source_error(uint32_t status);
 /* 0 or -EINVAL. */
 int ctl_capability_from_message(const struct Farmem__V1__Capability *message,
 	struct fabric_capability *capability) FM_MUST_USE;

@@ -115,7 +115,7 @@ struct catalog_repair {
 	uint32_t kind; /* enum catalog_repair_kind */
 	/* Some call to the target may still store there: it must be fenced before the commit. */
 	_Atomic uint32_t doubt;
-	uint32_t reserved0;
+	uint32_t generation; /* of the column when it began: another one means: committed */
 	_Atomic uint64_t done_count,
 		total_count;         /* slots; total is an estimate: used at the start */
 	_Atomic uint64_t started_ns; /* realtime */

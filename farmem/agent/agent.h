@@ -234,6 +234,15 @@ int spawner_send(int socket, const struct spawner_message *message, int fd_or_mi
 /* 0, -EAGAIN, -ECONNRESET. */
 int spawner_receive(int socket, struct spawner_message *message, int *fd);
 
+/* ---- agent_repair.c ---- */
+/* A runtime that an earlier agent served is ours now: goes on with the repairs active in its
+ * catalog. Its groups and nodes are adopted already. */
+void repair_adopt(struct agent_runtime *runtime);
+
+/* ---- agent_drain.c ---- */
+/* Begins to empty a node, or stops doing so. 0, -ENOENT no such node, -EALREADY. */
+int drain_request(struct agent *agent, const char *name, bool begin) FM_MUST_USE;
+
 /* ---- agent_stats.c ---- */
 /* Malloc'ed JSON text, or NULL. */
 char *stats_text(const struct agent *agent);

@@ -7,6 +7,9 @@
  *     agent_nodes.c     membership: which nodes there are, which are up, keepalives
  *     agent_groups.c    groups: placement, reservation, release
  *     agent_embedded.c  nodes of our own on this machine; agent_spawner.c starts them
+ *     agent_repair.c    columns that are replaced: RPCs, throttle; column.c the catalog's side of
+ * it agent_drain.c     columns that leave a node; agent_evacuate.c groups that are given up
+ *     agent_scrub.c     reads everything now and then
  *     agent_stats.c     JSON for `farmem top`
  *
  * Words. A MEMBER is a place where a node is expected: an entry of --nodes, or an embedded node's
@@ -40,6 +43,13 @@
 #define AGENT_LINGER_NS (2 * NS_PER_S)  /* after the last runtime has gone */
 #define AGENT_FIRST_NS (30 * NS_PER_S)  /* for the first runtime to come */
 #define AGENT_RELEASE_NS (5 * NS_PER_S) /* for leases to be given back, on top of the linger */
+/* A lost column waits so long for a host that could replace it; then its group is evacuated. */
+#define AGENT_REPLACE_PATIENCE_NS (5 * NS_PER_S)
+/* A member that went down so often within the window is not used for a pause that doubles. */
+#define AGENT_FLAPS_MAX 3
+#define AGENT_FLAP_WINDOW_NS (60 * NS_PER_S)
+#define AGENT_QUARANTINE_FIRST_NS (30 * NS_PER_S)
+#define AGENT_QUARANTINE_MAX_NS (960 * NS_PER_S)
 
 struct agent;
 
@@ -78,6 +88,16 @@ struct agent_member {
 	unsigned refusals;        /* in a row */
 	unsigned parity_count;    /* parity columns it was given, ever */
 	unsigned keepalive_cursor;
+	/* agent_drain.c: asked for by name; its node says that it leaves */
+	bool drain_asked, drain_said;
+	/* detection: when it went down lately, and what came of it */
+	uint64_t flaps_ns[AGENT_FLAPS_MAX];
+	unsigned flaps_count, quarantines;
+	uint64_t quarantined_until_ns;
+	/* agent_repair.c */
+	unsigned repairs_in, repairs_out; /* columns being rebuilt there; calls that read there */
+	uint64_t repair_avoid_ns;         /* a rebuild went wrong there */
+	unsigned repair_failures;
 	/* leases to give back */
 	struct fabric_capability *releases;
 	unsigned releases_count, releases_capacity;
@@ -134,6 +154,8 @@ struct agent_runtime {
 	uint64_t region_bytes;
 	struct agent_group *groups; /* as in the catalog; with our own copy of the capabilities */
 	unsigned groups_count, groups_capacity;
+	/* agent_repair.c */
+	struct repair_runtime *repair;
 	/* text being sent to an asker */
 	char *text;
 	size_t text_bytes, text_sent;
@@ -157,8 +179,10 @@ struct agent {
 	unsigned nodes_count;
 	struct agent_runtime *runtimes[AGENT_RUNTIMES_MAX];
 	unsigned runtimes_count;
-	unsigned processes_running; /* embedded nodes */
-	unsigned placement;         /* grows with each group: rotates data positions over nodes */
+	unsigned processes_running;  /* embedded nodes */
+	unsigned placement;          /* grows with each group: rotates data positions over nodes */
+	struct repair_agent *repair; /* agent_repair.c */
+	struct scrub_agent *scrub;   /* agent_scrub.c */
 };
 
 /* ---- agent.c ---- */
@@ -209,6 +233,28 @@ unsigned groups_lose(struct agent_runtime *runtime, unsigned node);
 bool groups_need(const struct agent *agent, unsigned node);
 void member_release(struct agent_member *member, const struct fabric_capability *capability);
 void member_flush_releases(struct agent_member *member);
+/* May new columns be put there (drain, quarantine, room aside)? */
+bool member_is_usable(const struct agent_member *member, uint64_t now_ns);
+
+/* ---- agent_repair.c: has a timer of its own (begun by nodes_begin), so nobody need call it ----
+ */
+/* 0 or -errno. */
+int repair_begin(struct agent *agent) FM_MUST_USE;
+/*
+ * A runtime that an earlier agent (or worker) served has been adopted: its groups and the nodes are
+ * as its catalog has them. Ends commits that were under way, goes on with active repairs (fenced
+ * before their commit), gives back what was reserved and not used. To be called before
+ * groups_lose() for any node of it. Changes runtime->groups where a commit is ended.
+ */
+void repair_adopt(struct agent_runtime *runtime);
+/* Something changed (a column was lost, a node joined, drains): look now. */
+void repair_poke(struct agent *agent);
+/* The runtime is gone: ends its repairs. Called by groups_release, before the catalog is closed. */
+void repair_forget(struct agent_runtime *runtime);
+
+/* ---- agent_drain.c ---- */
+/* Everything off the node of that name, or no more. 0, -ENOENT (no such node), -EALREADY. */
+int drain_request(struct agent *agent, const char *name, bool begin) FM_MUST_USE;
 
 /* ---- agent_embedded.c ---- */
 int embedded_begin(struct agent *agent) FM_MUST_USE;
@@ -242,6 +288,9 @@ void repair_adopt(struct agent_runtime *runtime);
 /* ---- agent_drain.c ---- */
 /* Begins to empty a node, or stops doing so. 0, -ENOENT no such node, -EALREADY. */
 int drain_request(struct agent *agent, const char *name, bool begin) FM_MUST_USE;
+
+/* ---- agent_scrub.c: on the timer of agent_repair.c ---- */
+int scrub_begin(struct agent *agent) FM_MUST_USE;
 
 /* ---- agent_stats.c ---- */
 /* Malloc'ed JSON text, or NULL. */

@@ -16,11 +16,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fault_point.h"
 #include "base/log.h"
 
 #define MACHINE_RESERVE_BYTES (64ull << 20) /* left to the machine when we allocate */
 #define REGION_HUGE_BYTES (2ull << 20)
+#define REGION_COLLAPSE_NS (2 * NS_PER_S) /* a Reserve takes no longer for the sake of huge pages  \
+					   */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 /*
  * Two clients' operations on the same bytes race by the clients' own choice, as on one-sided
@@ -76,6 +82,25 @@ void region_close(struct region *region)
 	*region = (struct region){.memfd = -1};
 }
 
+/* Maps the file at an address that huge pages can be mapped at. NULL: no address space. */
+static void *region_map(int fd, uint64_t bytes)
+{
+	uint64_t space = bytes + REGION_HUGE_BYTES;
+	uint8_t *raw =
+		mmap(NULL, space, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (raw == MAP_FAILED)
+		return NULL;
+	uint8_t *memory = (uint8_t *)FM_ALIGN_UP((uintptr_t)raw, REGION_HUGE_BYTES);
+	bool mapped = mmap(memory, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) !=
+		      MAP_FAILED;
+	if (memory > raw)
+		munmap(raw, (size_t)(memory - raw));
+	munmap(memory + bytes, (size_t)(raw + space - (memory + bytes)));
+	if (!mapped)
+		munmap(memory, bytes);
+	return mapped ? memory : NULL;
+}
+
 /* A memfd of this size, mapped, holding no memory yet. */
 static int region_open(struct region *region, uint64_t bytes, bool hugetlb)
 {
@@ -85,9 +110,9 @@ static int region_open(struct region *region, uint64_t bytes, bool hugetlb)
 	if (region->memfd < 0)
 		return -errno;
 	if (!ftruncate(region->memfd, (off_t)bytes)) {
-		void *memory =
-			mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->memfd, 0);
-		if (memory != MAP_FAILED) {
+		void *memory = region_map(region->memfd, bytes);
+		errno = memory == NULL ? ENOMEM : errno;
+		if (memory != NULL) {
 			region->memory = memory;
 			REGION_RACES_ARE_THE_CLIENTS(memory, bytes);
 			return 0;
@@ -127,12 +152,23 @@ static int region_make_hugetlb(struct region *region, uint64_t bytes)
 	return r;
 }
 
-/* Transparent ones come only by touching through the mapping, so before fallocate. Best effort. */
+/*
+ * Huge pages make a client's writes into shared memory a third cheaper (bench/store), and by
+ * default shared memory gets none. MADV_COLLAPSE gives them whatever shmem_enabled says, to a page
+ * that has some memory already: so before fallocate, one byte is touched. Best effort, and bounded
+ * in time: a machine whose memory is in pieces may look for huge pages for long.
+ */
 static bool region_ask_transparent(struct region *region)
 {
-	if (madvise(region->memory, region->bytes, MADV_HUGEPAGE))
-		return false;
-	return madvise(region->memory, region->bytes, MADV_POPULATE_WRITE) == 0;
+	uint64_t until_ns = clock_now_ns() + REGION_COLLAPSE_NS, at = 0;
+	(void)madvise(region->memory, region->bytes, MADV_HUGEPAGE);
+	for (; at + REGION_HUGE_BYTES <= region->bytes && clock_now_ns() < until_ns;
+		at += REGION_HUGE_BYTES) {
+		*(volatile uint8_t *)(region->memory + at) = 0;
+		if (madvise(region->memory + at, REGION_HUGE_BYTES, MADV_COLLAPSE) != 0)
+			break;
+	}
+	return at > 0 && at + REGION_HUGE_BYTES > region->bytes;
 }
 
 int region_make(struct region *region, uint64_t bytes, enum region_pages pages)

@@ -82,7 +82,7 @@ static inline void node_answer(struct lease_table *table, struct data_server *se
 
 FM_NORETURN static inline void node_main(int pair, const char *path, const char *tcp_address)
 {
-	struct lease_table_options lease_options = {.memory_bytes = 1ull << 30};
+	struct lease_table_options lease_options = {.memory_bytes = 1ull << 30, .huge_pages = true};
 	struct lease_table *table;
 	struct data_server *server;
 	struct node_request request;

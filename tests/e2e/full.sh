@@ -1,14 +1,20 @@
 #!/bin/bash
-# full.sh tcp local|kill|wait: no node can lend any more. Nothing that is far is lost, whatever the user chose.
-# The puppet asks for 200 MB; the nodes can hold 64 MB of data (six regions of 16 MB at 4+2).
+# full.sh tcp local|kill|wait|resume: no node can lend any more. Nothing that is far is lost, whatever the user chose.
+# The puppet asks for 200 MB; the nodes can hold 64 MB of data (six regions of 16 MB at 4+2). "resume": wait, and
+# then nodes come.
 . "$(dirname "$0")/lib.sh"
 NODES_COUNT=6
 NODE_MEMORY=16M
 e2e_begin 150 "$@"
 HOW=$2
 nodes_start
+if [ "$HOW" = resume ]; then
+	mapfile -t ports < <("$TOOL" ports 6)
+	NODE_PORT+=("${ports[@]}")
+	nodes_list
+fi
 LOCAL=32M
-MORE_FLAGS=(--on-full "$HOW" --region-size 16M)
+MORE_FLAGS=(--on-full "${HOW/resume/wait}" --region-size 16M)
 puppet_start far
 ask_for "fill 60" "filled [0-9]+" 90
 ask_for "check" "checked 629" 90
@@ -36,6 +42,18 @@ wait)
 	kill -TERM "$FAR_PID"
 	puppet_end
 	[ $? = $((128 + 15)) ] || fail "on-full wait: SIGTERM did not end it"
+	;;
+resume)
+	# Six more are in the list, and come up only now.
+	tell "fill 140"
+	wait_line 30 "$T/far.err" '[Ff]ull|lend|wait'
+	read -r -t 2 -u "$PUPPET_OUT" ANSWER && fail "on-full wait: the puppet answered '$ANSWER' with no memory to be had"
+	NODE_MEMORY=64M
+	for ((i = 6; i < 12; i++)); do node_start "$i"; done
+	answered "filled 2097" 60
+	ask_for "check" "checked 2097" 90
+	puppet_end || fail "on-full wait: status $?"
+	went_far far
 	;;
 *) fail "what is '$HOW'?" ;;
 esac

@@ -25,6 +25,8 @@ NODES_COUNT=7
 declare -a NODE_PID=() NODE_PORT=() NODE_DATA_PORT=()
 NODES=
 MORE_FLAGS=() # of `farmem run`, by the case
+NODE_FLAGS=() # of real nodes, by the case
+PUPPET_IN=250 PUPPET_OUT=251 # not open until puppet_start
 
 say() { printf '%s\n' "e2e: $*"; }
 
@@ -132,7 +134,8 @@ node_start() {
 	exec {fd}<>"$fifo"
 	"$FM_BUILD/farmem-memnode" --listen "127.0.0.1:${NODE_PORT[i]:-0}" --data-listen 127.0.0.1:0 \
 		--memory "$NODE_MEMORY" --host-id "${NODE_HOST:-e2e-host-$i}" --name "node-$i" \
-		--ready-fd "$fd" "$@" >>"$T/node$i.out" 2>&1 &
+		--ready-fd "$fd" "${NODE_FLAGS[@]}" "$@" >>"$T/node$i.out" 2>&1 \
+		{PUPPET_IN}>&- {PUPPET_OUT}<&- & # or the puppet's input would not end
 	NODE_PID[i]=$!
 	read -r -t 20 -u "$fd" line || fail "node $i is not ready after 20 s"
 	exec {fd}<&-
@@ -320,6 +323,14 @@ ask() {
 ask_for() {
 	ask "$1" "${3:-60}"
 	[[ $ANSWER =~ ^($2)$ ]] || fail "puppet $PUPPET: '$1' answered '$ANSWER', not '$2'"
+}
+
+# Sends the puppet a line; answered reads its answer.
+tell() { printf '%s\n' "$1" >&"$PUPPET_IN"; }
+
+answered() { # REGEX [SECONDS]
+	read -r -t "${2:-90}" -u "$PUPPET_OUT" ANSWER || fail "puppet $PUPPET: no answer: $(tail -n 1 "$T/$PUPPET.err")"
+	[[ $ANSWER =~ ^($1)$ ]] || fail "puppet $PUPPET answered '$ANSWER', not '$1'"
 }
 
 puppet_end() {

@@ -1,0 +1,273 @@
+/*
+ * farmem/agent/audit_records.c: the records of all spansets: what they name exists (A1), no slot
+ * twice (A2), every live position has its holder (A5, A6). Called by audit_look.
+ *
+ * A record is copied between two looks at its hdr; its fields are immutable from STABLE to LIMBO
+ * (record.h R1), and gen tells one use from the next.
+ */
+#include "farmem/agent/audit.h"
+
+#include <string.h>
+
+#define RECORDS_PROGRESS 4096u
+#define RECORDS_RETRIES 16
+#define GEN_MASK 0xffffull
+
+static struct record records_at(const struct audit *audit, uint32_t ssid)
+{
+	return (struct record){audit->catalog.records + (uint64_t)ssid * audit->record_stride,
+		(uint8_t)audit->code_k, (uint8_t)audit->code_n};
+}
+
+static bool records_readable(uint64_t hdr)
+{
+	enum record_state state = record_hdr_state(hdr);
+	return state != RECORD_FREE && state != RECORD_FILLING;
+}
+
+/* The same use of it: only state and live may differ. */
+static bool records_same_use(uint64_t a, uint64_t b)
+{
+	return records_readable(a) && records_readable(b) && (a & GEN_MASK) == (b & GEN_MASK) &&
+	       record_hdr_group(a) == record_hdr_group(b);
+}
+
+bool audit_read_record(const struct audit *audit, uint32_t ssid, struct audit_record *record)
+{
+	struct record r = records_at(audit, ssid);
+	for (unsigned i = 0; i < RECORDS_RETRIES; i++) {
+		uint64_t before = record_load(r);
+		record->hdr = before;
+		if (!records_readable(before))
+			return false;
+		for (unsigned pos = 0; pos < audit->code_k; pos++)
+			record->owner[pos] = record_owner(r, pos);
+		for (unsigned pos = 0; pos < audit->code_n; pos++) {
+			record->crc[pos] = record_crc(r, pos);
+			record->slot[pos] = record_slot(r, pos);
+		}
+		atomic_thread_fence(memory_order_acquire);
+		record->hdr = record_load(r);
+		if (records_same_use(before, record->hdr))
+			return true;
+	}
+	return false;
+}
+
+/* ---- A1 ---- */
+
+static bool records_make_sense(const struct audit *audit, const struct audit_record *r)
+{
+	uint32_t group = record_hdr_group(r->hdr);
+	if (group >= audit->groups_count || !audit->groups[group].known)
+		return false;
+	const struct audit_group *g = &audit->groups[group];
+	if (record_hdr_live(r->hdr) >> g->k != 0)
+		return false;
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+		if (r->slot[pos] >= g->slot_count)
+			return false;
+	for (unsigned pos = 0; pos < g->k; pos++) {
+		bool live = (record_hdr_live(r->hdr) >> pos) & 1;
+		if (r->owner[pos] >= audit->range_pages && (live || r->owner[pos] != UINT32_MAX))
+			return false;
+	}
+	return true;
+}
+
+/* ---- A2 ---- */
+
+static uint64_t *records_bits(const struct audit_group *g, unsigned pos, uint32_t slot)
+{
+	return &g->bits[pos * (((size_t)g->slot_count + 63) / 64) + slot / 64];
+}
+
+static void records_name_slots(struct audit *audit, uint32_t ssid, const struct audit_record *r)
+{
+	uint32_t group = record_hdr_group(r->hdr);
+	struct audit_group *g = &audit->groups[group];
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
+		uint64_t *bits = records_bits(g, pos, r->slot[pos]);
+		uint64_t bit = 1ull << (r->slot[pos] % 64);
+		g->named[pos]++;
+		if (*bits & bit) {
+			struct audit_finding f = audit_finding(AUDIT_SLOT_TWICE);
+			f.group = group;
+			f.pos = pos;
+			f.slot = r->slot[pos];
+			f.ssid = ssid;
+			audit_found(audit, f);
+		}
+		*bits |= bit;
+	}
+}
+
+static bool records_names(const struct audit *audit, uint32_t ssid, const struct audit_finding *f)
+{
+	struct audit_record r;
+	return audit_read_record(audit, ssid, &r) && record_hdr_group(r.hdr) == f->group &&
+	       f->pos < audit->code_n && r.slot[f->pos] == f->slot;
+}
+
+/* The first record that names the slot; the second one was found. One pass for all of them. */
+static void records_find_others(struct audit *audit)
+{
+	for (uint32_t ssid = 0; ssid < audit->records_used; ssid++)
+		for (unsigned i = 0; i < audit->findings_count; i++) {
+			struct audit_finding *f = &audit->findings[i];
+			if (f->kind == AUDIT_SLOT_TWICE && f->other == AUDIT_NONE &&
+				ssid != f->ssid && records_names(audit, ssid, f))
+				f->other = ssid;
+		}
+}
+
+/* A slot that went from one record to another while we looked was never in both. */
+static void records_confirm_twice(struct audit *audit)
+{
+	unsigned kept = 0;
+	if (audit->counts[AUDIT_SLOT_TWICE] == 0)
+		return;
+	records_find_others(audit);
+	for (unsigned i = 0; i < audit->findings_count; i++) {
+		const struct audit_finding *f = &audit->findings[i];
+		bool real = f->kind != AUDIT_SLOT_TWICE ||
+			    (f->other != AUDIT_NONE && records_names(audit, f->ssid, f));
+		if (real)
+			audit->findings[kept++] = *f;
+		else
+			audit->counts[AUDIT_SLOT_TWICE]--;
+	}
+	audit->findings_count = kept;
+}
+
+/* ---- A5, A6 ---- */
+
+enum holder {
+	HOLDER_NONE,
+	HOLDER_FAR,
+	HOLDER_RETAINED,
+	HOLDER_STAGED,
+	HOLDER_REPACK,
+	HOLDER_GONE, /* the position died while we looked */
+};
+
+static bool records_claimed(const struct audit *audit, uint32_t ssid)
+{
+	return ssid < audit->records_used &&
+	       record_hdr_state(record_load(records_at(audit, ssid))) == RECORD_CLAIMED;
+}
+
+static enum holder records_holder(
+	const struct audit *audit, uint32_t ssid, unsigned pos, struct span_word w)
+{
+	bool names = span_ssid(w) == ssid && span_pos(w) == pos;
+	switch (span_state(w)) {
+	case SPAN_FAR:
+		if (names)
+			return HOLDER_FAR;
+		return records_claimed(audit, span_ssid(w)) ? HOLDER_REPACK : HOLDER_NONE;
+	case SPAN_NEAR:
+		if (!(span_flags(w) & SPAN_HAS_FAR))
+			return HOLDER_NONE;
+		if (names)
+			return HOLDER_RETAINED;
+		return records_claimed(audit, span_ssid(w)) ? HOLDER_REPACK : HOLDER_NONE;
+	case SPAN_FETCHING: /* without the name: a rescue, from a staging slot */
+		return names ? HOLDER_FAR : HOLDER_STAGED;
+	case SPAN_EVICTING:
+		return HOLDER_STAGED;
+	case SPAN_DROPPING:
+		return audit->drops ? HOLDER_STAGED : HOLDER_NONE;
+	default:
+		return HOLDER_NONE;
+	}
+}
+
+/* The word first and the live bit last: a reference that was given up meanwhile is no finding. */
+static enum holder records_live_holder(
+	struct audit *audit, uint32_t ssid, unsigned pos, const struct audit_record *r)
+{
+	enum holder holder = HOLDER_NONE;
+	for (unsigned i = 0; i < RECORDS_RETRIES && holder == HOLDER_NONE; i++) {
+		struct span_word w =
+			span_load(audit->catalog.words, (struct page_id){r->owner[pos]});
+		holder = records_holder(audit, ssid, pos, w);
+		uint64_t hdr = record_load(records_at(audit, ssid));
+		if (!records_same_use(r->hdr, hdr) || !((record_hdr_live(hdr) >> pos) & 1)) {
+			audit->records_changed++;
+			return HOLDER_GONE;
+		}
+	}
+	return holder;
+}
+
+static void records_check_live(struct audit *audit, uint32_t ssid, const struct audit_record *r)
+{
+	struct audit_space *s = &audit->space;
+	struct audit_group *g = &audit->groups[record_hdr_group(r->hdr)];
+	for (unsigned pos = 0; pos < g->k; pos++) {
+		struct audit_finding f = audit_finding(AUDIT_LIVE_LOOSE);
+		if (!((record_hdr_live(r->hdr) >> pos) & 1)) {
+			s->dead++;
+			continue;
+		}
+		g->live++;
+		enum holder holder = records_live_holder(audit, ssid, pos, r);
+		s->far += holder == HOLDER_FAR;
+		s->retained += holder == HOLDER_RETAINED;
+		s->staged += holder == HOLDER_STAGED;
+		s->repacked += holder == HOLDER_REPACK;
+		s->dead += holder == HOLDER_GONE;
+		s->loose += holder == HOLDER_NONE;
+		f.ssid = ssid;
+		f.pos = pos;
+		f.page = r->owner[pos];
+		if (holder == HOLDER_NONE)
+			audit_found(audit, f);
+	}
+}
+
+/* ---- all of them ---- */
+
+static void records_check(struct audit *audit, uint32_t ssid)
+{
+	struct audit_record r;
+	struct audit_finding f = audit_finding(AUDIT_RECORD_WRONG);
+	bool read = audit_read_record(audit, ssid, &r);
+	enum record_state state = record_hdr_state(r.hdr);
+	audit->records[FM_MIN((unsigned)state, AUDIT_RECORD_STATES - 1u)]++;
+	f.ssid = ssid;
+	if (!read) {
+		audit->records_changed += records_readable(r.hdr);
+		return;
+	}
+	if ((unsigned)state > RECORD_LIMBO || !records_make_sense(audit, &r)) {
+		/* Of a group that this look does not know yet? */
+		uint32_t group = record_hdr_group(r.hdr);
+		if (group < audit->groups_count ||
+			group >= atomic_load(&audit->catalog.header->groups_count))
+			audit_found(audit, f);
+		return;
+	}
+	struct audit_group *g = &audit->groups[record_hdr_group(r.hdr)];
+	g->records[state]++;
+	records_name_slots(audit, ssid, &r);
+	if (state == RECORD_LIMBO) {
+		audit->space.limbo += (uint64_t)g->k + g->m;
+		if (record_hdr_live(r.hdr) != 0)
+			audit_found(audit, f);
+		return;
+	}
+	audit->space.parity += g->m;
+	records_check_live(audit, ssid, &r);
+}
+
+void audit_records(struct audit *audit)
+{
+	for (uint32_t ssid = 0; ssid < audit->records_used; ssid++) {
+		records_check(audit, ssid);
+		if (ssid % RECORDS_PROGRESS == 0)
+			audit_progress(audit, ssid);
+	}
+	records_confirm_twice(audit);
+}

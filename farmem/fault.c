@@ -184,13 +184,13 @@ static bool fault_begin_fetch(
 {
 	struct page_id id = {page};
 	struct span_word fetching = span_turned(w, SPAN_FETCHING, 0);
-	if (spanset_fetches(h->io) >= SPANSET_FETCH_MAX ||
-		!span_swap(fault_words(h), id, w, fetching))
+	if (!spanset_fetch_ready(h->io) || !span_swap(fault_words(h), id, w, fetching))
 		return false;
 	struct spanset_fetch *f =
 		spanset_fetch_begin(h->io, page, ssid_make(span_ssid(w)), span_pos(w));
 	FM_ASSERT(f != NULL);
 	f->user = ahead;
+	f->demand = !ahead;
 	return true;
 }
 

@@ -60,7 +60,8 @@ static inline bool fault_ready(const struct fault_handler *h)
 /* Nothing in flight and nothing pending. */
 static inline bool fault_idle(const struct fault_handler *h)
 {
-	return h->pending_count == 0 && spanset_fetches(h->io) == 0;
+	return h->pending_count == 0 && spanset_fetches(h->io) == 0 &&
+	       spanset_lingering(h->io) == 0;
 }
 
 #endif

@@ -22,6 +22,7 @@
 #define HANDLER_READ_MAX 8u
 #define HANDLER_PATIENCE_NS (200 * NS_PER_US)
 #define HANDLER_PENDING_NS (300 * NS_PER_US)
+#define HANDLER_LINGER_NS (1 * NS_PER_MS)
 
 static void handler_report_loss(struct fault_handler *h, uint32_t page, uint32_t group)
 {
@@ -94,6 +95,10 @@ static void handler_wait(struct runtime_handler *t, uint64_t *since_ns)
 {
 	uint64_t now = clock_now_ns();
 	bool fetches = spanset_fetches(t->fault.io) > 0;
+	if (!fetches && t->fault.pending_count == 0) {
+		uffd_sleep(t->uffd, HANDLER_LINGER_NS); /* nobody waits for what lost to a hedge */
+		return;
+	}
 	if (*since_ns == 0)
 		*since_ns = now;
 	if (now - *since_ns < (fetches ? t->runtime->config.spin_ns : HANDLER_PATIENCE_NS))
@@ -126,7 +131,8 @@ int handler_open(struct runtime *rt, struct runtime_handler *t, struct stripe *s
 		.spin_ns = 0, /* handler_wait does it */
 		.fetch_deadline_ns = rt->config.fetch_deadline_ns,
 		.store_deadline_ns = rt->config.store_deadline_ns,
-		.stores = false};
+		.stores = false,
+		.hedges = true};
 	t->runtime = rt;
 	t->index = index;
 	t->uffd = &rt->uffds[st->index];

@@ -31,6 +31,15 @@ static void spanset_completion(struct spanset_io *io, const struct fabric_comple
 	}
 }
 
+/* After a poll that found nothing. Returns when to look again. */
+static uint64_t spanset_hedge_look(struct spanset_io *io)
+{
+	uint64_t now = clock_now_ns();
+	if (fm_unlikely(now >= io->hedge_ns))
+		spanset_hedge_late(io, now);
+	return io->hedge_armed != 0 ? io->hedge_ns : CLOCK_NEVER_NS;
+}
+
 struct spanset_fetch *spanset_fetch_poll(struct spanset_io *io, uint64_t until_ns)
 {
 	struct fabric_completion c[SPANSET_COMPLETIONS];
@@ -38,14 +47,18 @@ struct spanset_fetch *spanset_fetch_poll(struct spanset_io *io, uint64_t until_n
 		uint64_t next = spanset_fetch_wake(io);
 		if (io->done_count > 0)
 			return &io->fetches[io->done[--io->done_count]];
-		if (io->active_count == 0)
+		if (io->active_count + io->lingering_count == 0)
 			return NULL;
 		unsigned count = fabric_poll(io->lane.queue, c, SPANSET_COMPLETIONS);
-		if (count == 0 && until_ns > 0)
+		if (count == 0 && io->hedge_armed != 0)
+			next = FM_MIN(next, spanset_hedge_look(io));
+		if (count == 0 && until_ns > 0 && io->active_count > 0)
 			count = fabric_wait(
 				io->lane.queue, c, SPANSET_COMPLETIONS, FM_MIN(until_ns, next));
 		for (unsigned i = 0; i < count; i++)
 			spanset_completion(io, &c[i]);
+		if (io->active_count == 0)
+			return NULL;
 		if (count == 0 && io->done_count == 0 &&
 			(until_ns == 0 || clock_now_ns() >= until_ns))
 			return NULL;
@@ -57,6 +70,8 @@ bool spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns)
 	struct fabric_completion c[SPANSET_COMPLETIONS];
 	if (fabric_in_flight(io->lane.queue) == 0)
 		return false;
+	if (io->hedge_armed != 0)
+		until_ns = FM_MIN(until_ns, io->hedge_ns);
 	unsigned count = fabric_wait(io->lane.queue, c, SPANSET_COMPLETIONS, until_ns);
 	for (unsigned i = 0; i < count; i++)
 		spanset_completion(io, &c[i]);
@@ -66,13 +81,25 @@ bool spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns)
 void spanset_fetch_end(struct spanset_io *io, struct spanset_fetch *fetch)
 {
 	FM_ASSERT_EQ(fetch->phase, FETCH_DONE);
-	fetch->phase = FETCH_FREE;
 	io->active_count--;
+	io->lingering_count++;
+	spanset_set_phase(io, fetch, FETCH_LINGER);
+	spanset_fetch_settle(io, fetch);
 }
 
 unsigned spanset_fetches(const struct spanset_io *io)
 {
 	return io->active_count;
+}
+
+unsigned spanset_lingering(const struct spanset_io *io)
+{
+	return io->lingering_count;
+}
+
+bool spanset_fetch_ready(const struct spanset_io *io)
+{
+	return io->active_count + io->lingering_count < SPANSET_FETCH_MAX;
 }
 
 /* ---- opening and closing ---- */
@@ -87,6 +114,8 @@ int spanset_io_open(
 	made->options = *options;
 	made->soft_deadline_ns = options->store_deadline_ns;
 	made->last_group = group_id_none();
+	made->hedge_ns = CLOCK_NEVER_NS;
+	hedge_open(&made->hedge);
 	made->fetch_buffers = mem_map(SPANSET_FETCH_MAX * FM_PAGE_SIZE);
 	made->workspaces = mem_map(SPANSET_DEGRADED_MAX * SPANSET_WORKSPACE_BYTES);
 	made->zeros = mem_map(FM_PAGE_SIZE);
@@ -105,11 +134,24 @@ int spanset_io_open(
 	return rc;
 }
 
+/* What lingers ends by its deadline at the latest: the fabric completes everything. */
+static void spanset_drain(struct spanset_io *io)
+{
+	struct fabric_completion c[SPANSET_COMPLETIONS];
+	while (io->lingering_count > 0) {
+		unsigned count =
+			fabric_wait(io->lane.queue, c, SPANSET_COMPLETIONS, CLOCK_NEVER_NS);
+		for (unsigned i = 0; i < count; i++)
+			spanset_completion(io, &c[i]);
+	}
+}
+
 void spanset_io_close(struct spanset_io *io)
 {
 	if (io == NULL)
 		return;
 	FM_ASSERT_EQ(io->active_count, 0);
+	spanset_drain(io);
 	if (io->thread.line != NULL)
 		epoch_unregister(&io->thread);
 	lane_close(&io->lane);

@@ -14,6 +14,12 @@
  * Fetch: one one-sided read, CRC; anything wrong with it turns into a degraded read: any k other
  * positions, each checked, one span decoded (invariant 4). A fetch in flight is pinned by its
  * reference's live bit (record.h R2).
+ *
+ * Hedge (farmem/hedge.h): a demand read that is late gets a degraded read beside it, and whichever
+ * is right first wins; a read from a slow node is a degraded one from the start, while k other
+ * nodes are well. What has lost goes on: its buffers are the fabric's, so the fetch LINGERS after
+ * spanset_fetch_end until its last answer has come, which nobody looks at. (Its record may be gone
+ * by then, and the slot it reads be rewritten: only the local buffers matter.)
  */
 #ifndef FM_FARMEM_SPANSET_H
 #define FM_FARMEM_SPANSET_H
@@ -21,8 +27,9 @@
 #include "farmem/core.h"
 
 #define SPANSET_BATCH_PAGES 64
-#define SPANSET_FETCH_MAX 64   /* fetches in flight per thread */
-#define SPANSET_DEGRADED_MAX 8 /* of them decoding at a time; others wait */
+#define SPANSET_FETCH_MAX 64    /* fetches in flight per thread */
+#define SPANSET_DEGRADED_MAX 32 /* of them decoding at a time; others wait */
+#define SPANSET_HEDGED_MAX 16   /* of them hedged, until both ways are at their end */
 
 struct spanset_item {
 	uint32_t page;        /* becomes the owner of its position */
@@ -31,7 +38,15 @@ struct spanset_item {
 	uint32_t pos;         /* out */
 };
 
-enum fetch_phase { FETCH_FREE = 0, FETCH_DIRECT, FETCH_WAITING, FETCH_DEGRADED, FETCH_DONE };
+enum fetch_phase {
+	FETCH_FREE = 0,
+	FETCH_DIRECT,
+	FETCH_HEDGED,  /* direct, and degraded beside it */
+	FETCH_WAITING, /* for a workspace, or for nodes to come back */
+	FETCH_DEGRADED,
+	FETCH_DONE,
+	FETCH_LINGER, /* ended, and something is still on its way */
+};
 
 struct spanset_fetch {
 	enum fetch_phase phase;
@@ -39,11 +54,17 @@ struct spanset_fetch {
 	struct ssid ssid;
 	uint32_t pos;
 	uint64_t user; /* the caller's */
-	uint64_t begun_ns, degraded_ns, retry_ns;
+	bool demand;   /* the caller's: somebody waits for this page, so it may be hedged */
+	uint64_t begun_ns, degraded_ns, retry_ns, hedge_ns;
 	int status; /* when done: 0, or -EIO: beyond m losses */
-	bool was_degraded;
-	uint8_t *bytes;            /* FM_PAGE_SIZE, valid until spanset_fetch_end */
-	uint32_t node, generation; /* of the direct read: who was asked, for which column */
+	/* Something was missing; a hedge was started; it went around a slow node. */
+	bool was_degraded, was_hedged, was_slow;
+	uint8_t *bytes; /* FM_PAGE_SIZE, valid until spanset_fetch_end */
+	/* of the direct read: who was asked, for which column, with how many others */
+	bool direct_out; /* its buffer belongs to the fabric */
+	bool probe;
+	uint8_t direct_pages;
+	uint32_t group, node, generation;
 	/* degraded read */
 	uint16_t nodes[EC_N_MAX];
 	uint32_t posted, good, bad; /* bit masks over positions */
@@ -59,6 +80,7 @@ struct spanset_io_options {
 	uint64_t spin_ns;
 	uint64_t fetch_deadline_ns, store_deadline_ns;
 	bool stores; /* needs parity buffers */
+	bool hedges; /* may read around slow nodes and hedge demand reads */
 };
 
 int spanset_io_open(struct core *core, const struct spanset_io_options *options,
@@ -95,6 +117,11 @@ struct spanset_fetch *spanset_fetch_poll(struct spanset_io *io, uint64_t until_n
  * False at once when nothing is on its way (all wait for nodes to come back). */
 bool spanset_fetch_wait_any(struct spanset_io *io, uint64_t until_ns);
 void spanset_fetch_end(struct spanset_io *io, struct spanset_fetch *fetch);
+/* Begun and not ended. */
 unsigned spanset_fetches(const struct spanset_io *io);
+/* Ended, and not yet free: poll now and then. */
+unsigned spanset_lingering(const struct spanset_io *io);
+/* spanset_fetch_begin would find one. */
+bool spanset_fetch_ready(const struct spanset_io *io);
 
 #endif

@@ -5,6 +5,10 @@
  *     FETCH_WAITING --workspace free, time come--> FETCH_DEGRADED --k good pieces--> done
  *           ^                                            |
  *           +------- too few, and not beyond recall -----+----- more than m gone --> -EIO
+ *
+ *     FETCH_HEDGED: the same beside a direct read that is late (spanset_hedge.c): it never fails,
+ * it gives up, and decodes into the workspace's place of the own position, which nobody reads then:
+ *     the fetch's buffer belongs to the direct read.
  */
 #include "farmem/spanset_io.h"
 
@@ -14,13 +18,6 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "ec/ec.h"
-
-static uint8_t *spanset_workspace(
-	struct spanset_io *io, const struct spanset_fetch *f, unsigned pos)
-{
-	return io->workspaces + (size_t)f->workspace * SPANSET_WORKSPACE_BYTES +
-	       (size_t)pos * FM_PAGE_SIZE;
-}
 
 static bool spanset_take_workspace(struct spanset_io *io, struct spanset_fetch *f)
 {
@@ -34,11 +31,21 @@ static bool spanset_take_workspace(struct spanset_io *io, struct spanset_fetch *
 	return false;
 }
 
+void spanset_workspace_release(struct spanset_io *io, struct spanset_fetch *f)
+{
+	if (f->workspace < 0 || f->pending_count > 0 || f->bytes != spanset_fetch_buffer(io, f))
+		return;
+	io->workspaces_used &= ~(1u << f->workspace);
+	f->workspace = -1;
+}
+
 static void spanset_rebuild(struct spanset_io *io, struct spanset_fetch *f)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
 	const uint8_t *sources[EC_K_MAX];
 	uint8_t *out[1] = {f->bytes};
+	if (f->direct_out)
+		out[0] = f->bytes = spanset_workspace(io, f, f->pos);
 	struct ec_plan plan;
 	int rc = ec_plan_init(&plan, core_code(io->core, g->k, g->m), f->good, 1u << f->pos);
 	FM_ASSERT_EQ(rc, 0);
@@ -61,9 +68,30 @@ static bool spanset_beyond_m(struct spanset_io *io, const struct spanset_fetch *
 	return (gone & (1u << f->pos)) != 0 && (unsigned)__builtin_popcount(gone) > g->m;
 }
 
+/* All answers to a hedge are in, and the direct read has still not come. */
+static void spanset_hedge_judge(struct spanset_io *io, struct spanset_fetch *f)
+{
+	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	if ((unsigned)__builtin_popcount(f->good) >= g->k) {
+		spanset_rebuild(io, f);
+		if (spanset_piece_good(io, f, f->pos, f->bytes, f->node)) {
+			spanset_hedge_won(io, f);
+			spanset_fetch_finish(io, f, 0);
+			return;
+		}
+	}
+	f->bytes = spanset_fetch_buffer(io, f);
+	spanset_workspace_release(io, f);
+	spanset_set_phase(io, f, FETCH_DIRECT);
+}
+
 /* All answers are in. Decode, go on, or come back later. */
 static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *f)
 {
+	if (f->phase == FETCH_HEDGED) {
+		spanset_hedge_judge(io, f);
+		return;
+	}
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
 	/* Its own bytes after all: they need no others, which may be gone beyond m by now. */
 	if (f->good & (1u << f->pos)) {
@@ -81,18 +109,20 @@ static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *
 		spanset_fetch_finish(io, f, -EIO);
 		return;
 	}
-	io->workspaces_used &= ~(1u << f->workspace);
-	f->workspace = -1;
+	spanset_workspace_release(io, f);
 	spanset_fetch_wait(io, f, clock_now_ns() + SPANSET_RETRY_NS);
 }
 
+/* Whom to ask first, if it must be whom next. A hedge asks the first only. */
+enum degraded_pass { DEGRADED_WELL, DEGRADED_SLOW, DEGRADED_SUSPECT, DEGRADED_PASSES };
+
 static void spanset_degraded_post(
-	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, bool any)
+	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, enum degraded_pass pass)
 {
 	struct lane_doubt at = spanset_fetch_at(io, f, pos);
 	uint32_t node;
-	struct fabric_region *region = lane_source(&io->lane, at, any, &node);
-	if (region == NULL)
+	struct fabric_region *region = lane_source(&io->lane, at, pass == DEGRADED_SUSPECT, &node);
+	if (region == NULL || (pass == DEGRADED_WELL && hedge_node_slow(io->core, node)))
 		return;
 	f->nodes[pos] = (uint16_t)node;
 	struct iovec iov = {spanset_workspace(io, f, pos), FM_PAGE_SIZE};
@@ -107,20 +137,21 @@ static void spanset_degraded_post(
 	f->pending_count++;
 }
 
-/* Asks for as many positions as are still missing: nodes that are up first, suspected ones if it
- * must be. */
+/* Asks for as many positions as are still missing. */
 static void spanset_degraded_step(struct spanset_io *io, struct spanset_fetch *f)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
-	for (unsigned pass = 0; pass < 2; pass++) {
+	unsigned passes = f->phase == FETCH_HEDGED ? DEGRADED_SLOW : DEGRADED_PASSES;
+	uint32_t not = f->direct_out ? 1u << f->pos : 0;
+	for (unsigned pass = 0; pass < passes; pass++) {
 		for (unsigned i = 0; i < (unsigned)g->k + g->m; i++) {
 			unsigned pos = (f->pos + i) % ((unsigned)g->k + g->m);
 			uint32_t bit = 1u << pos;
 			if ((unsigned)__builtin_popcount(f->good) + f->pending_count >= g->k)
 				return;
-			if ((f->posted | f->bad) & bit)
+			if ((f->posted | f->bad | not ) & bit)
 				continue;
-			spanset_degraded_post(io, f, pos, pass == 1);
+			spanset_degraded_post(io, f, pos, pass);
 		}
 	}
 	if (f->pending_count == 0)
@@ -129,27 +160,42 @@ static void spanset_degraded_step(struct spanset_io *io, struct spanset_fetch *f
 
 /*
  * A fetch that could not be read directly: tries the direct way again when its column is well (a
- * node that was merely restarted or slow), else reads around it.
+ * node that was merely restarted), else reads around it.
  */
-static void spanset_fetch_retry(struct spanset_io *io, struct spanset_fetch *f)
+void spanset_degraded_begin(struct spanset_io *io, struct spanset_fetch *f)
 {
 	if (!spanset_take_workspace(io, f)) {
-		f->retry_ns = clock_now_ns() + SPANSET_RETRY_NS;
+		/* At the next answer: one that uses a workspace is on its way. */
+		spanset_fetch_wait(io, f, 0);
 		return;
 	}
-	f->phase = FETCH_DEGRADED;
+	spanset_set_phase(io, f, FETCH_DEGRADED);
 	f->posted = f->good = 0;
-	f->pending_count = 0;
-	if (!f->was_degraded)
+	if (!f->was_degraded && !f->was_slow) {
 		f->degraded_ns = clock_now_ns();
-	f->was_degraded = true;
+		f->was_degraded = true;
+	}
 	spanset_degraded_step(io, f);
+}
+
+bool spanset_degraded_beside(struct spanset_io *io, struct spanset_fetch *f)
+{
+	if (!spanset_take_workspace(io, f))
+		return false;
+	spanset_set_phase(io, f, FETCH_HEDGED);
+	f->posted = f->good = 0;
+	spanset_degraded_step(io, f);
+	return true;
 }
 
 void spanset_degraded_done(struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status)
 {
-	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
 	f->pending_count--;
+	if (f->phase == FETCH_DONE || f->phase == FETCH_LINGER) {
+		spanset_fetch_settle(io, f);
+		return;
+	}
+	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
 	if (status == 0 &&
 		spanset_piece_good(io, f, pos, spanset_workspace(io, f, pos), f->nodes[pos]))
 		f->good |= 1u << pos;
@@ -172,9 +218,10 @@ uint64_t spanset_fetch_wake(struct spanset_io *io)
 	for (unsigned i = 0; i < SPANSET_FETCH_MAX; i++) {
 		struct spanset_fetch *f = &io->fetches[i];
 		if (f->phase == FETCH_WAITING && f->retry_ns <= now)
-			spanset_fetch_retry(io, f);
+			spanset_degraded_begin(io, f);
 		if (f->phase == FETCH_WAITING)
-			next = FM_MIN(next, f->retry_ns);
+			next = FM_MIN(
+				next, f->retry_ns > now ? f->retry_ns : now + SPANSET_RETRY_NS);
 	}
 	return next;
 }

@@ -41,12 +41,8 @@ struct spanset_fetch *spanset_fetch_begin(
 
 void spanset_fetch_finish(struct spanset_io *io, struct spanset_fetch *f, int status)
 {
-	if (f->phase != FETCH_DIRECT)
-		io->troubled_count--;
-	if (f->workspace >= 0)
-		io->workspaces_used &= ~(1u << f->workspace);
-	f->workspace = -1;
-	f->phase = FETCH_DONE;
+	spanset_set_phase(io, f, FETCH_DONE);
+	spanset_workspace_release(io, f);
 	f->status = status;
 	io->done[io->done_count++] = (uint8_t)spanset_fetch_index(io, f);
 	if (f->was_degraded && status == 0) {
@@ -55,11 +51,22 @@ void spanset_fetch_finish(struct spanset_io *io, struct spanset_fetch *f, int st
 	}
 }
 
+void spanset_fetch_settle(struct spanset_io *io, struct spanset_fetch *f)
+{
+	if (f->phase != FETCH_LINGER)
+		return;
+	f->bytes = spanset_fetch_buffer(io, f);
+	spanset_workspace_release(io, f);
+	if (f->direct_out || f->pending_count > 0)
+		return;
+	io->hedged_count -= f->was_hedged;
+	io->lingering_count--;
+	f->phase = FETCH_FREE;
+}
+
 void spanset_fetch_wait(struct spanset_io *io, struct spanset_fetch *f, uint64_t retry_ns)
 {
-	if (f->phase == FETCH_DIRECT)
-		io->troubled_count++;
-	f->phase = FETCH_WAITING;
+	spanset_set_phase(io, f, FETCH_WAITING);
 	f->retry_ns = retry_ns;
 }
 
@@ -78,13 +85,26 @@ bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, un
 	return good;
 }
 
+/* The agent has put the column elsewhere since the read was posted. */
+static bool spanset_column_moved(struct spanset_io *io, const struct spanset_fetch *f)
+{
+	return lane_generation(io->core, f->group, f->pos) != f->generation;
+}
+
 /* Starts the degraded read at once. */
 static void spanset_fetch_troubled(
 	struct spanset_io *io, struct spanset_fetch *f, bool own_bytes_bad)
 {
 	if (own_bytes_bad)
 		f->bad |= 1u << f->pos;
-	spanset_fetch_wait(io, f, 0);
+	if (f->phase != FETCH_HEDGED) {
+		spanset_fetch_wait(io, f, 0);
+		return;
+	}
+	/* Its hedge goes on, and may ask the own position again where it is now. */
+	f->was_degraded = own_bytes_bad || !spanset_column_moved(io, f);
+	f->degraded_ns = clock_now_ns();
+	spanset_set_phase(io, f, FETCH_DEGRADED);
 }
 
 /* True when `b` lies right behind `a` in the same column. */
@@ -99,7 +119,7 @@ static bool spanset_adjacent(
 	       !lane_column_lost(io->core, group, a->pos);
 }
 
-static void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count)
+void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count)
 {
 	struct spanset_fetch *first = &io->fetches[indexes[0]];
 	struct lane_doubt at = spanset_fetch_at(io, first, first->pos);
@@ -107,11 +127,17 @@ static void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, u
 	struct fabric_region *region = lane_source(&io->lane, at, false, &node);
 	struct iovec iov[FABRIC_IOV_MAX];
 	int rc = -ENOTCONN;
+	if (fm_unlikely(hedge_node_slow(io->core, node)))
+		count = spanset_hedge_around(io, indexes, count, node);
+	if (count == 0)
+		return;
 	for (unsigned i = 0; i < count; i++) {
 		struct spanset_fetch *f = &io->fetches[indexes[i]];
 		iov[i] = (struct iovec){f->bytes, FM_PAGE_SIZE};
 		f->node = node;
+		f->group = at.group;
 		f->generation = at.generation;
+		f->direct_pages = (uint8_t)count;
 		io->next_in_read[indexes[i]] = i + 1 < count ? indexes[i + 1] : SPANSET_NO_FETCH;
 	}
 	if (region != NULL && !FAULT_POINT("spanset.fetch.post")) {
@@ -122,8 +148,18 @@ static void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, u
 			.deadline_ns = first->begun_ns + io->options.fetch_deadline_ns};
 		rc = fabric_post_read(region, &t);
 	}
-	for (unsigned i = 0; rc != 0 && i < count; i++)
-		spanset_fetch_troubled(io, &io->fetches[indexes[i]], false);
+	for (unsigned i = 0; i < count; i++) {
+		struct spanset_fetch *f = &io->fetches[indexes[i]];
+		f->direct_out = rc == 0;
+		if (fm_likely(rc == 0)) {
+			if (f->demand)
+				spanset_hedge_arm(io, f);
+			continue;
+		}
+		if (f->demand)
+			spanset_hedge_done(io, f, rc);
+		spanset_fetch_troubled(io, f, false);
+	}
 }
 
 void spanset_fetch_submit(struct spanset_io *io)
@@ -141,29 +177,42 @@ void spanset_fetch_submit(struct spanset_io *io)
 	io->begun_count = 0;
 }
 
-/* The agent has put the column elsewhere since the read was posted: ask there. */
-static bool spanset_direct_again(struct spanset_io *io, struct spanset_fetch *f)
+/* The column has moved: ask where it is now. */
+static void spanset_direct_again(struct spanset_io *io, struct spanset_fetch *f)
 {
 	uint8_t index = (uint8_t)spanset_fetch_index(io, f);
-	if (lane_generation(io->core, spanset_fetch_group(io, f), f->pos) == f->generation)
-		return false;
 	spanset_post_direct(io, &index, 1);
-	return true;
 }
 
-void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, int status)
+static void spanset_direct_failed(struct spanset_io *io, struct spanset_fetch *f, int status)
 {
-	if (status == 0 && spanset_piece_good(io, f, f->pos, f->bytes, f->node)) {
-		hist_record(&io->core->catalog.stats->fetch_ns, clock_now_ns() - f->begun_ns);
-		spanset_fetch_finish(io, f, 0);
-		return;
-	}
-	if (status != 0) {
-		if (spanset_direct_again(io, f))
-			return;
+	bool moved = spanset_column_moved(io, f);
+	if (!moved) {
 		if (status == -ETIMEDOUT)
 			catalog_count(&io->core->catalog, fetch_timeouts, 1);
 		lane_suspect(&io->lane, f->node);
 	}
-	spanset_fetch_troubled(io, f, status == 0);
+	if (f->phase == FETCH_LINGER || f->phase == FETCH_DONE)
+		spanset_fetch_settle(io, f);
+	else if (moved && f->phase == FETCH_DIRECT)
+		spanset_direct_again(io, f);
+	else
+		spanset_fetch_troubled(io, f, false);
+}
+
+void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, int status)
+{
+	f->direct_out = false;
+	if (f->demand)
+		spanset_hedge_done(io, f, status);
+	if (status != 0) {
+		spanset_direct_failed(io, f, status);
+	} else if (fm_unlikely(f->phase == FETCH_LINGER || f->phase == FETCH_DONE)) {
+		spanset_fetch_settle(io, f);
+	} else if (spanset_piece_good(io, f, f->pos, spanset_fetch_buffer(io, f), f->node)) {
+		hist_record(&io->core->catalog.stats->fetch_ns, clock_now_ns() - f->begun_ns);
+		spanset_fetch_finish(io, f, 0);
+	} else {
+		spanset_fetch_troubled(io, f, true);
+	}
 }

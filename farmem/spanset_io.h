@@ -5,10 +5,12 @@
  *   spanset_store.c      batches on their way out
  *   spanset_fetch.c      direct reads
  *   spanset_degraded.c   reading around what is missing
+ *   spanset_hedge.c      reading around what is late or slow
  */
 #ifndef FM_FARMEM_SPANSET_IO_H
 #define FM_FARMEM_SPANSET_IO_H
 
+#include "farmem/hedge.h"
 #include "farmem/lane.h"
 #include "farmem/record.h"
 #include "farmem/spanset.h"
@@ -54,7 +56,11 @@ struct spanset_io {
 	uint8_t next_in_read[SPANSET_FETCH_MAX]; /* fetches that share one read */
 	uint8_t begun[SPANSET_FETCH_MAX], done[SPANSET_FETCH_MAX];
 	unsigned begun_count, done_count, active_count, troubled_count;
+	unsigned lingering_count, hedged_count;
 	uint32_t workspaces_used;
+	/* Demand reads that may become late, one bit each, and when to look at them. */
+	uint64_t hedge_armed, hedge_ns;
+	struct hedge hedge;
 	uint8_t *fetch_buffers, *workspaces, *parity, *zeros;
 	struct spanset_store_job job;
 	uint64_t soft_deadline_ns;
@@ -73,6 +79,29 @@ static inline unsigned spanset_fetch_index(
 {
 	return (unsigned)(f - io->fetches);
 }
+static inline uint8_t *spanset_fetch_buffer(
+	const struct spanset_io *io, const struct spanset_fetch *f)
+{
+	return io->fetch_buffers + (size_t)spanset_fetch_index(io, f) * FM_PAGE_SIZE;
+}
+static inline uint8_t *spanset_workspace(
+	const struct spanset_io *io, const struct spanset_fetch *f, unsigned pos)
+{
+	return io->workspaces + (size_t)f->workspace * SPANSET_WORKSPACE_BYTES +
+	       (size_t)pos * FM_PAGE_SIZE;
+}
+/* spanset_fetch_wake looks after these. */
+static inline bool spanset_in_trouble(enum fetch_phase phase)
+{
+	return phase == FETCH_WAITING || phase == FETCH_DEGRADED;
+}
+static inline void spanset_set_phase(
+	struct spanset_io *io, struct spanset_fetch *f, enum fetch_phase phase)
+{
+	io->troubled_count -= spanset_in_trouble(f->phase);
+	io->troubled_count += spanset_in_trouble(phase);
+	f->phase = phase;
+}
 /* A position of the fetch's spanset, for the lane. */
 static inline struct lane_doubt spanset_fetch_at(
 	const struct spanset_io *io, const struct spanset_fetch *f, unsigned pos)
@@ -88,11 +117,37 @@ void spanset_fetch_wait(struct spanset_io *io, struct spanset_fetch *f, uint64_t
 bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
 	const uint8_t *bytes, uint32_t node);
 void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, int status);
+/* Posts one read for these fetches, neighbours in a column; what does not go out is in trouble. */
+void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count);
+/* An answer nobody waits for any more has come: the fetch may be free now. */
+void spanset_fetch_settle(struct spanset_io *io, struct spanset_fetch *f);
 
 /* ---- spanset_degraded.c ---- */
+/* Takes a workspace, or waits for one, and reads from k other positions. */
+void spanset_degraded_begin(struct spanset_io *io, struct spanset_fetch *f);
+/* The same beside the direct read (FETCH_HEDGED), now or not at all. False: not at all. */
+bool spanset_degraded_beside(struct spanset_io *io, struct spanset_fetch *f);
+/* Gives the workspace back unless the fabric or the caller still needs it. */
+void spanset_workspace_release(struct spanset_io *io, struct spanset_fetch *f);
 void spanset_degraded_done(
 	struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status);
 /* Takes waiting fetches up again whose time has come; returns when the next one's will. */
 uint64_t spanset_fetch_wake(struct spanset_io *io);
+
+/* ---- spanset_hedge.c ---- */
+/* The direct read was posted: it may become late. A probe gets its hedge at once. */
+void spanset_hedge_arm(struct spanset_io *io, struct spanset_fetch *f);
+/* Reads that are late now get a hedge. */
+void spanset_hedge_late(struct spanset_io *io, uint64_t now_ns);
+/*
+ * Reads from a slow node, neighbours in a column: sent around it. Returns how many of them, from
+ * the first on, are to be read directly all the same: none; one, as a probe; or all: no way around.
+ */
+unsigned spanset_hedge_around(
+	struct spanset_io *io, const uint8_t *indexes, unsigned count, uint32_t node);
+/* The direct read is over, well or not, or could not be posted. */
+void spanset_hedge_done(struct spanset_io *io, struct spanset_fetch *f, int status);
+/* The hedge has its bytes, and the direct read has not come. */
+void spanset_hedge_won(struct spanset_io *io, struct spanset_fetch *f);
 
 #endif

@@ -63,19 +63,22 @@ static bool spanset_group_has_room(struct spanset_io *io, uint32_t group, unsign
 	return slot_free_count(io->core, group_id_make(group)) >= sets + keep;
 }
 
-/* Finds a group with room, widest codes first, and takes slots in it. -ENOSPC: more groups were
- * asked for. */
+/* Finds a group with room and takes slots in it: widest codes first, of those groups without a slow
+ * node first. -ENOSPC: more groups were asked for. */
 static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *job)
 {
 	struct catalog_header *h = io->core->catalog.header;
 	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
 	uint32_t start = atomic_load_explicit(&io->core->groups_cursor, memory_order_relaxed);
-	for (unsigned pass = 0; pass < 2; pass++) {
+	uint64_t now = clock_now_ns();
+	for (unsigned pass = 0; pass < 3; pass++) {
 		for (uint32_t i = 0; i < count; i++) {
 			uint32_t at = (start + i) % count;
 			const struct catalog_group *g = &io->core->catalog.groups[at];
 			bool wide = g->k == h->code_k && g->m == h->code_m;
-			if (wide != (pass == 0) || !spanset_group_ready(io, at))
+			if (wide != (pass < 2) ||
+				(pass == 0 && hedge_group_slow(io->core, at, now)) ||
+				!spanset_group_ready(io, at))
 				continue;
 			job->group = group_id_make(at);
 			job->g = g;

@@ -331,8 +331,9 @@ static void runtime_open_stripe(unsigned index)
 static void runtime_open_handler(unsigned stripe, unsigned index)
 {
 	struct fault_handler *h = calloc(1, sizeof(*h));
-	struct spanset_io_options options = {
-		.name = "fault", .fetch_deadline_ns = sim.core.config.fetch_deadline_ns};
+	struct spanset_io_options options = {.name = "fault",
+		.fetch_deadline_ns = sim.core.config.fetch_deadline_ns,
+		.hedges = true};
 	FM_ASSERT(h != NULL);
 	h->st = &sim.stripes[stripe];
 	h->private_slot = SIM_STAGING_SLOTS + index;

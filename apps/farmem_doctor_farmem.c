@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "apps/farmem_doctor.h"
-#include "apps/farmem_nodes.h"
+#include "apps/farmem_survey.h"
 #include "apps/farmem_places.h"
 
 extern char **environ;
@@ -142,7 +142,7 @@ static void look_directory(const struct doctor *doctor, struct finding *finding)
 }
 
 /* "h1:7400: connection refused; h2:7400: ..." */
-static void list_silent(const struct nodes_report *report, char *text, size_t size)
+static void list_silent(const struct survey *report, char *text, size_t size)
 {
 	size_t used = 0;
 
@@ -155,7 +155,7 @@ static void list_silent(const struct nodes_report *report, char *text, size_t si
 
 static void look_nodes(const struct doctor *doctor, struct finding *finding)
 {
-	static struct nodes_report report;
+	static struct survey report;
 	struct option_code code;
 	char silent[256];
 	int rc;
@@ -164,7 +164,7 @@ static void look_nodes(const struct doctor *doctor, struct finding *finding)
 		finding_ok(finding, "none given: embedded ones are started on this machine");
 		return;
 	}
-	rc = nodes_ask(&doctor->config, &report);
+	rc = survey_ask(&doctor->config, &report);
 	if (rc < 0) {
 		finding_fail(finding, "see the line", "cannot ask: %s", strerror(-rc));
 		return;
@@ -175,7 +175,7 @@ static void look_nodes(const struct doctor *doctor, struct finding *finding)
 			"none of %u answers: %s", report.count, silent);
 		return;
 	}
-	code = nodes_code(doctor->config.code, report.hosts);
+	code = survey_code(doctor->config.code, report.hosts);
 	if (report.reachable < report.count)
 		finding_warn(finding, "start farmem-memnode there, or mend --nodes",
 			"%u of %u answer, on %u hosts (code %u+%u): %s", report.reachable,

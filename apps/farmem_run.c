@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "apps/farmem_cmd.h"
-#include "apps/farmem_nodes.h"
+#include "apps/farmem_survey.h"
 #include "apps/farmem_places.h"
 #include "apps/farmem_program.h"
 #include "apps/farmem_uffd.h"
@@ -67,17 +67,17 @@ static int run_read(struct run *run, int argc, char **argv)
  * answers. */
 static int run_check_nodes(const struct fm_config *config)
 {
-	static struct nodes_report report;
+	static struct survey report;
 	int rc;
 
 	if (!config->nodes[0])
 		return EXIT_OK;
-	rc = nodes_ask(config, &report);
+	rc = survey_ask(config, &report);
 	if (rc < 0) {
 		complain("cannot ask the memory nodes: %s", strerror(-rc));
 		return EXIT_FAILED;
 	}
-	return nodes_complain(config, &report) < 0 ? EXIT_FAILED : EXIT_OK;
+	return survey_complain(config, &report) < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
 /* Paths must mean the same after the program's or a child's chdir. value holds VALUE_MAX bytes. */

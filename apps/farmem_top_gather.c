@@ -1,70 +1,13 @@
 /*
- * apps/farmem_top_gather.c: finds the running trees, asks their agents.
- *
- * An agent listens on <dir>/<tree>/agent.sock (farmem/mailbox.h) and answers MAILBOX_STATS with
- * packets of JSON text, ended by an empty packet. Directories whose agent has gone refuse the
- * connection and are passed over. What comes back is not trusted: sizes are bounded, types are
- * checked where they are used.
+ * apps/farmem_top_gather.c: asks the agents of the running trees (farmem_agents.h) and keeps what
+ * they say about their processes.
  */
-#include <dirent.h>
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "apps/farmem_agents.h"
 #include "apps/farmem_top.h"
 #include "base/clock.h"
-#include "farmem/mailbox.h"
-
-#define ANSWER_BYTES_MAX (8u << 20) /* of one agent */
-#define ANSWER_WAIT_MS 2000
-
-static int agent_connect(const char *dir, const char *tree)
-{
-	struct sockaddr_un name = {.sun_family = AF_UNIX};
-	struct timeval limit = {.tv_sec = ANSWER_WAIT_MS / 1000};
-	int written = snprintf(name.sun_path, sizeof(name.sun_path), "%s/%s/agent.sock", dir, tree);
-	int fd, rc;
-
-	if (written < 0 || (size_t)written >= sizeof(name.sun_path))
-		return -ENAMETOOLONG;
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (connect(fd, (struct sockaddr *)&name, sizeof(name)) == 0)
-		return fd;
-	rc = -errno;
-	close(fd);
-	return rc;
-}
-
-/* The whole answer into text. Its length, or -errno. */
-static ssize_t agent_ask(int fd, char *text)
-{
-	struct mailbox_message question = {.version = MAILBOX_VERSION, .kind = MAILBOX_STATS};
-	size_t used = 0;
-
-	if (send(fd, &question, MAILBOX_HEAD_BYTES, MSG_NOSIGNAL) != MAILBOX_HEAD_BYTES)
-		return -errno;
-	while (used + MAILBOX_TEXT_MAX <= ANSWER_BYTES_MAX) {
-		ssize_t got = recv(fd, text + used, MAILBOX_TEXT_MAX, 0);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			return (ssize_t)used;
-		used += (size_t)got;
-	}
-	return -EMSGSIZE;
-}
 
 /* Takes process over. */
 static void process_add(cJSON *process, const char *tree, int64_t pid, cJSON *processes)
@@ -83,9 +26,9 @@ static void process_add(cJSON *process, const char *tree, int64_t pid, cJSON *pr
 	cJSON_AddItemToArray(processes, process);
 }
 
-int top_parse(const char *text, size_t length, const char *tree, int64_t pid, cJSON *processes)
+/* Takes the answer over. */
+static int answer_take(cJSON *answer, const char *tree, int64_t pid, cJSON *processes)
 {
-	cJSON *answer = cJSON_ParseWithLength(text, length);
 	cJSON *list = cJSON_IsObject(answer) ? cJSON_GetObjectItemCaseSensitive(answer, "processes")
 					     : answer;
 
@@ -105,46 +48,36 @@ int top_parse(const char *text, size_t length, const char *tree, int64_t pid, cJ
 	return 0;
 }
 
-/* 0, -ECONNREFUSED or -ENOENT when no agent is there, or what went wrong. */
-static int tree_gather(const char *dir, const char *tree, int64_t pid, struct top_sample *sample)
+int top_parse(const char *text, size_t length, const char *tree, int64_t pid, cJSON *processes)
 {
-	int fd = agent_connect(dir, tree);
-	ssize_t length;
-	char *text;
-	int rc;
+	return answer_take(cJSON_ParseWithLength(text, length), tree, pid, processes);
+}
 
-	if (fd < 0)
-		return fd;
-	text = malloc(ANSWER_BYTES_MAX);
-	length = text ? agent_ask(fd, text) : -ENOMEM;
-	rc = length < 0 ? (int)length
-			: top_parse(text, (size_t)length, tree, pid, sample->processes);
-	free(text);
-	close(fd);
-	return rc;
+struct gather {
+	struct top_sample *sample;
+	int64_t pid;
+};
+
+static int tree_gather(void *context, const char *tree, int fd)
+{
+	const struct gather *gather = context;
+	int rc;
+	cJSON *answer = agents_stats(fd, &rc);
+
+	return rc < 0 ? rc : answer_take(answer, tree, gather->pid, gather->sample->processes);
 }
 
 int top_gather(const char *dir, int64_t pid, struct top_sample *sample)
 {
-	DIR *trees = opendir(dir);
-	const struct dirent *entry;
+	struct gather gather = {sample, pid};
+	struct agents_count count = {0, 0};
+	int rc;
 
 	*sample = (struct top_sample){.processes = cJSON_CreateArray(), .taken_ns = clock_now_ns()};
-	if (!trees)
-		return errno == ENOENT ? 0 : -errno;
-	while ((entry = readdir(trees))) {
-		int rc;
-
-		if (entry->d_name[0] == '.')
-			continue;
-		rc = tree_gather(dir, entry->d_name, pid, sample);
-		if (rc == 0)
-			sample->agents++;
-		else if (rc != -ECONNREFUSED && rc != -ENOENT && rc != -ENOTDIR)
-			sample->silent++;
-	}
-	closedir(trees);
-	return 0;
+	rc = agents_visit(dir, NULL, tree_gather, &gather, &count);
+	sample->agents = count.answered;
+	sample->silent = count.silent;
+	return rc;
 }
 
 void top_sample_free(struct top_sample *sample)

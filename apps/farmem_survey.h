@@ -1,15 +1,15 @@
 /*
- * apps/farmem_nodes.h: asks every node of --nodes who it is, all at once, before a program depends
+ * apps/farmem_survey.h: asks every node of --nodes who it is, all at once, before a program depends
  * on them. Used by `farmem run` and `farmem doctor`.
  */
-#ifndef FM_APPS_FARMEM_NODES_H
-#define FM_APPS_FARMEM_NODES_H
+#ifndef FM_APPS_FARMEM_SURVEY_H
+#define FM_APPS_FARMEM_SURVEY_H
 
 #include "base/config.h"
 
-#define NODES_ASK_NS 3000000000ull /* longest wait for the slowest node */
+#define SURVEY_ASK_NS 3000000000ull /* longest wait for the slowest node */
 
-struct node_answer {
+struct survey_node {
 	char name[128]; /* as the user wrote it */
 	char host[64];  /* machine identity: equal for two names of one machine */
 	char text[160]; /* why it did not answer */
@@ -19,20 +19,20 @@ struct node_answer {
 	uint64_t incarnation, free_bytes;
 };
 
-struct nodes_report {
+struct survey {
 	unsigned count, reachable, hosts;
-	struct node_answer nodes[CONFIG_NODES_MAX];
+	struct survey_node nodes[CONFIG_NODES_MAX];
 };
 
 /* config.nodes must have passed config_check. 0 or -errno when asking itself failed. */
-int nodes_ask(const struct fm_config *config, struct nodes_report *report) FM_MUST_USE;
+int survey_ask(const struct fm_config *config, struct survey *report) FM_MUST_USE;
 /* The code new groups get with so many hosts: the wished one, or the widest that fits. hosts >= 1.
  */
-struct option_code nodes_code(struct option_code wished, unsigned hosts);
+struct option_code survey_code(struct option_code wished, unsigned hosts);
 /*
  * Says on standard error, one line each, what is wrong with the answers. 0 when there is at least
  * one node to lend memory, else -ENODATA.
  */
-int nodes_complain(const struct fm_config *config, const struct nodes_report *report) FM_MUST_USE;
+int survey_complain(const struct fm_config *config, const struct survey *report) FM_MUST_USE;
 
 #endif

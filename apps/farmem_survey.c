@@ -1,8 +1,8 @@
 /*
- * apps/farmem_nodes.c: see farmem_nodes.h.
+ * apps/farmem_survey.c: see farmem_survey.h.
  *
  * All questions are sent before the first answer is waited for: dead nodes cost one deadline
- * together. Nothing of gRPC is left when nodes_ask returns (its threads end, its descriptors
+ * together. Nothing of gRPC is left when survey_ask returns (its threads end, its descriptors
  * close): `farmem run` execs next.
  */
 #include <errno.h>
@@ -11,17 +11,17 @@
 #include <string.h>
 
 #include "apps/farmem_cmd.h"
-#include "apps/farmem_nodes.h"
+#include "apps/farmem_survey.h"
 #include "base/clock.h"
 #include "rpc/ctl_memnode.h"
 
 struct question {
 	struct ctl_client *client;
-	struct node_answer *answer;
+	struct survey_node *answer;
 	unsigned *open_count;
 };
 
-static void answer_fill(struct node_answer *answer, const struct ctl_stats *stats)
+static void answer_fill(struct survey_node *answer, const struct ctl_stats *stats)
 {
 	snprintf(answer->host, sizeof(answer->host), "%s", stats->host);
 	answer->incarnation = stats->incarnation;
@@ -41,7 +41,7 @@ static const char *last_part(const char *text)
 static void question_done(void *context, const struct ctl_result *result)
 {
 	struct question *question = context;
-	struct node_answer *answer = question->answer;
+	struct survey_node *answer = question->answer;
 	struct ctl_stats stats;
 
 	--*question->open_count;
@@ -60,8 +60,8 @@ static void question_done(void *context, const struct ctl_result *result)
 static void question_send(struct question *question, struct ctl_queue *queue)
 {
 	const struct ctl_request request = {
-		.method = CTL_METHOD_STATS, .bytes = "", .length = 0, .timeout_ns = NODES_ASK_NS};
-	struct node_answer *answer = question->answer;
+		.method = CTL_METHOD_STATS, .bytes = "", .length = 0, .timeout_ns = SURVEY_ASK_NS};
+	struct survey_node *answer = question->answer;
 
 	answer->status = ctl_client_open(answer->name, &question->client);
 	if (answer->status == 0)
@@ -78,7 +78,7 @@ static void answers_wait(struct ctl_queue *queue, const unsigned *open_count)
 {
 	/* Every call ends by its own deadline; twice that is a bound on the loop, not a protocol.
 	 */
-	uint64_t until_ns = clock_now_ns() + 2 * NODES_ASK_NS;
+	uint64_t until_ns = clock_now_ns() + 2 * SURVEY_ASK_NS;
 	struct pollfd ready = {.fd = ctl_queue_fd(queue), .events = POLLIN};
 
 	while (*open_count > 0 && clock_now_ns() < until_ns) {
@@ -87,10 +87,10 @@ static void answers_wait(struct ctl_queue *queue, const unsigned *open_count)
 	}
 }
 
-static void answers_compare(struct nodes_report *report)
+static void answers_compare(struct survey *report)
 {
 	for (unsigned i = 0; i < report->count; i++) {
-		struct node_answer *node = &report->nodes[i];
+		struct survey_node *node = &report->nodes[i];
 
 		node->same_as = node->host_as = -1;
 		if (node->status != 0)
@@ -109,7 +109,7 @@ static void answers_compare(struct nodes_report *report)
 	}
 }
 
-int nodes_ask(const struct fm_config *config, struct nodes_report *report)
+int survey_ask(const struct fm_config *config, struct survey *report)
 {
 	static struct question questions[CONFIG_NODES_MAX];
 	const char *list = config->nodes;
@@ -139,9 +139,9 @@ int nodes_ask(const struct fm_config *config, struct nodes_report *report)
 	return 0;
 }
 
-/* The agent's own rule (groups_code in farmem/agent/agent_groups.c); farmem_nodes_test holds the
+/* The agent's own rule (groups_code in farmem/agent/agent_groups.c); farmem_survey_test holds the
  * two together. */
-struct option_code nodes_code(struct option_code wished, unsigned hosts)
+struct option_code survey_code(struct option_code wished, unsigned hosts)
 {
 	struct option_code code = wished;
 
@@ -160,12 +160,12 @@ struct option_code nodes_code(struct option_code wished, unsigned hosts)
 	return code;
 }
 
-int nodes_complain(const struct fm_config *config, const struct nodes_report *report)
+int survey_complain(const struct fm_config *config, const struct survey *report)
 {
 	struct option_code code;
 
 	for (unsigned i = 0; i < report->count; i++) {
-		const struct node_answer *node = &report->nodes[i];
+		const struct survey_node *node = &report->nodes[i];
 
 		if (node->status != 0)
 			complain("node %s does not answer: %s", node->name, node->text);
@@ -181,7 +181,7 @@ int nodes_complain(const struct fm_config *config, const struct nodes_report *re
 		complain("no memory node answers: start farmem-memnode on them, or mend --nodes");
 		return -ENODATA;
 	}
-	code = nodes_code(config->code, report->hosts);
+	code = survey_code(config->code, report->hosts);
 	if (code.k == config->code.k && code.m == config->code.m)
 		return 0;
 	if (code.m == 0)

@@ -368,6 +368,21 @@ void runtime_start(struct runtime *rt)
 	}
 }
 
+/* Paths mean what they meant at the start, wherever the program goes. 0 or -ENAMETOOLONG. */
+static int runtime_absolute(char *path, size_t size)
+{
+	char directory[4096], joined[4096 + 256];
+	if (path[0] == '\0' || path[0] == '/')
+		return 0;
+	if (getcwd(directory, sizeof(directory)) == NULL ||
+		snprintf(joined, sizeof(joined), "%s/%s", directory, path) >= (int)size) {
+		log_error("%s: too long, or the current directory is gone", path);
+		return -ENAMETOOLONG;
+	}
+	memcpy(path, joined, strlen(joined) + 1);
+	return 0;
+}
+
 int runtime_open(struct runtime *rt)
 {
 	struct option_error error;
@@ -379,6 +394,11 @@ int runtime_open(struct runtime *rt)
 		return rc;
 	}
 	log_set_level(rt->config.log_level);
+	rc = runtime_absolute(rt->config.dir, sizeof(rt->config.dir));
+	if (rc == 0)
+		rc = runtime_absolute(rt->config.log, sizeof(rt->config.log));
+	if (rc != 0)
+		return rc;
 	rc = range_open(&rt->range, rt->config.range_bytes);
 	if (rc != 0) {
 		log_error("cannot reserve addresses (ulimit -v, or vm.overcommit_memory=2?), "

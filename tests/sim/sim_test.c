@@ -398,15 +398,16 @@ static void run_print(void)
 #define N(x) ((unsigned long long)(x))
 	printf("%-8s seed %llu %s: %.2f s, %llu switches; pages out %llu clean %llu in %llu "
 	       "rescued %llu; "
-	       "degraded %llu lost %llu repacked %llu freed %llu busy %llu; crashes %llu parts "
+	       "degraded %llu hedged %llu won %llu slow %llu lost %llu repacked %llu freed %llu "
+	       "busy %llu; crashes %llu parts "
 	       "%llu "
 	       "flips %llu torn %llu drops %llu late %llu fences %llu failed stores %llu\n",
 		sim.scenario.name, N(sim.seed), sim.moves ? "move" : "wp", (double)sim.now_ns / 1e9,
 		N(sim.switches), N(s->swap_out_pages), N(s->clean_evictions), N(s->swap_in_pages),
-		N(s->faults_rescued), N(s->degraded_reads), N(s->lost_pages),
-		N(s->repacked_spansets), N(s->freed_spansets), N(s->move_busy), N(sim.crashes),
-		N(sim.parts), N(sim.flips), N(sim.torns), N(sim.drops), N(sim.lates), N(sim.fences),
-		N(s->store_failures));
+		N(s->faults_rescued), N(s->degraded_reads), N(s->hedged_reads), N(s->hedged_wins),
+		N(s->slow_reads), N(s->lost_pages), N(s->repacked_spansets), N(s->freed_spansets),
+		N(s->move_busy), N(sim.crashes), N(sim.parts), N(sim.flips), N(sim.torns),
+		N(sim.drops), N(sim.lates), N(sim.fences), N(s->store_failures));
 #undef N
 }
 

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "health.pb-c.h"
 #include "memnode.pb-c.h"
+#include "memnode/ctl_offload.h"
 
 void ctl_service_open(struct ctl_service *service, const struct ctl_service_options *options)
 {
@@ -29,9 +30,26 @@ void ctl_service_open(struct ctl_service *service, const struct ctl_service_opti
 	service->started_ns = clock_now_ns();
 }
 
+void ctl_service_drain(struct ctl_service *service)
+{
+	atomic_store(&service->draining, true);
+}
+
+bool ctl_service_is_empty(struct ctl_service *service)
+{
+	/* A Reserve counts itself before it looks at `draining` (seq_cst, both): it is seen here,
+	 * or refuses. Its bytes are leased before it stops counting itself. */
+	struct lease_usage usage;
+	if (atomic_load(&service->reserves_running) != 0)
+		return false;
+	lease_table_usage(service->options.table, &usage);
+	return usage.leased_bytes == 0;
+}
+
 void ctl_service_stop(struct ctl_service *service)
 {
-	atomic_store_explicit(&service->stopping, true, memory_order_release);
+	ctl_service_drain(service);
+	offload_stop(service->options.offload);
 }
 
 static int malformed(struct ctl_reply *reply)
@@ -60,6 +78,8 @@ static void service_load(struct ctl_service *service, Farmem__V1__Load *load)
 	load->calls_in_flight =
 		atomic_load_explicit(&service->calls_running, memory_order_relaxed) +
 		atomic_load_explicit(&service->reserves_running, memory_order_relaxed);
+	load->draining = atomic_load(&service->draining);
+	load->rebuilds = offload_rebuilds(service->options.offload);
 }
 
 /* ---- Reserve ---- */
@@ -104,19 +124,19 @@ static int handle_reserve(
 	void *context, const uint8_t *bytes, size_t length, struct ctl_reply *reply)
 {
 	struct ctl_service *service = context;
-	if (atomic_load_explicit(&service->stopping, memory_order_acquire))
-		return ctl_reply_error(reply, -EAGAIN, "shutting down");
 	Farmem__V1__ReserveRequest *request =
 		farmem__v1__reserve_request__unpack(NULL, length, bytes);
 	if (request == NULL)
 		return malformed(reply);
 	int error;
-	if (atomic_fetch_add_explicit(&service->reserves_running, 1, memory_order_acq_rel) >=
-		service->options.reserves_max)
+	/* counted first: see ctl_service_is_empty */
+	if (atomic_fetch_add(&service->reserves_running, 1) >= service->options.reserves_max)
 		error = ctl_reply_error(reply, -EAGAIN, "busy with other reservations");
+	else if (atomic_load(&service->draining))
+		error = ctl_reply_error(reply, -EAGAIN, "draining: this node is about to leave");
 	else
 		error = reserve_checked(service, request, reply);
-	atomic_fetch_sub_explicit(&service->reserves_running, 1, memory_order_acq_rel);
+	atomic_fetch_sub(&service->reserves_running, 1);
 	farmem__v1__reserve_request__free_unpacked(request, NULL);
 	return error;
 }
@@ -209,7 +229,9 @@ static int fence_checked(struct ctl_service *service, const Farmem__V1__FenceReq
 	struct fabric_capability capability, renewed;
 	if (ctl_capability_from_message(request->capability, &capability) != 0)
 		return ctl_reply_error(reply, -EINVAL, "the capability is malformed");
-	int error = lease_fence(service->options.table, &capability, &renewed);
+	int error = FAULT_POINT("memnode.fence")
+			    ? -EIO
+			    : lease_fence(service->options.table, &capability, &renewed);
 	if (error == -EACCES)
 		return denied(reply);
 	if (error != 0)
@@ -218,6 +240,8 @@ static int fence_checked(struct ctl_service *service, const Farmem__V1__FenceReq
 	Farmem__V1__FenceReply answer = FARMEM__V1__FENCE_REPLY__INIT;
 	ctl_capability_to_message(&renewed, &message);
 	answer.capability = &message;
+	if (FAULT_POINT("memnode.fence.answer"))
+		return ctl_reply_error(reply, -EIO, "the answer was lost");
 	return ctl_reply_message(reply, &answer.base);
 }
 
@@ -274,7 +298,7 @@ static int handle_health(
 	Grpc__Health__V1__HealthCheckResponse answer =
 		GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
 	answer.status =
-		atomic_load_explicit(&service->stopping, memory_order_acquire)
+		atomic_load(&service->draining)
 			? GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING
 			: GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
 	return ctl_reply_message(reply, &answer.base);
@@ -288,6 +312,8 @@ const struct ctl_method *ctl_service_methods(unsigned *count)
 		{CTL_METHOD_KEEPALIVE, handle_keepalive},
 		{CTL_METHOD_FENCE, handle_fence},
 		{CTL_METHOD_STATS, handle_stats},
+		{CTL_METHOD_REBUILD, ctl_offload_rebuild},
+		{CTL_METHOD_CHECKSUM, ctl_offload_checksum},
 		{CTL_METHOD_HEALTH, handle_health},
 	};
 	*count = FM_ARRAY_COUNT(methods);

@@ -10,10 +10,12 @@
 
 #include "base/compiler.h"
 #include "memnode/lease.h"
+#include "memnode/offload.h"
 #include "rpc/ctl_memnode.h"
 
 struct ctl_service_options {
 	struct lease_table *table;
+	struct offload *offload;
 	const char *name;      /* texts must outlive the service */
 	const char *host;      /* machine identity */
 	const char *data_path; /* "" : no shm data plane */
@@ -25,13 +27,18 @@ struct ctl_service_options {
 struct ctl_service {
 	struct ctl_service_options options;
 	uint64_t started_ns;
-	_Atomic bool stopping;
+	_Atomic bool draining;
 	_Atomic uint32_t calls_running; /* keepalives */
 	_Atomic uint32_t reserves_running;
 };
 
 void ctl_service_open(struct ctl_service *service, const struct ctl_service_options *options);
-/* Health checks answer NOT_SERVING and Reserve UNAVAILABLE from now on. */
+/* The node is about to leave: health checks answer NOT_SERVING, Reserve UNAVAILABLE, and Load says
+ * so, from now on; the rest goes on. */
+void ctl_service_drain(struct ctl_service *service);
+/* Nothing is lent, nor about to be. True of a draining service: nothing ever will be again. */
+bool ctl_service_is_empty(struct ctl_service *service);
+/* Draining, and calls of the offload end soon. Before ctl_server_close, which waits for them. */
 void ctl_service_stop(struct ctl_service *service);
 /* The table; its handlers take a struct ctl_service * as context. */
 const struct ctl_method *ctl_service_methods(unsigned *count);

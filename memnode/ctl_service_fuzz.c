@@ -20,6 +20,7 @@
 #define INPUT_BYTES_MAX 4096
 
 static struct lease_table *table;
+static struct offload *offload;
 static struct ctl_service service;
 static struct fabric_capability held; /* so that some inputs pass every check */
 
@@ -29,8 +30,15 @@ static void node_start(void)
 	struct lease_table_options leases = {.memory_bytes = MEMORY_BYTES};
 	if (lease_table_open(&leases, &table) != 0)
 		FM_PANIC("no lease table");
-	struct ctl_service_options options = {
-		.table = table, .name = "f", .host = "h", .data_path = "", .reserves_max = 2};
+	struct offload_options offloading = {.leases = table};
+	if (offload_open(&offloading, &offload) != 0)
+		FM_PANIC("no offload");
+	struct ctl_service_options options = {.table = table,
+		.offload = offload,
+		.name = "f",
+		.host = "h",
+		.data_path = "",
+		.reserves_max = 2};
 	ctl_service_open(&service, &options);
 	if (lease_reserve(table, client, 4096, &held) != 0)
 		FM_PANIC("no memory");
@@ -45,6 +53,7 @@ static void node_check(void)
 	FM_ASSERT_EQ(service.reserves_running, 0);
 	/* A full table would make the rest of the run one long refusal. */
 	if (usage.leased_bytes > MEMORY_BYTES / 2) {
+		offload_close(offload);
 		lease_table_close(table);
 		node_start();
 	}
@@ -176,6 +185,7 @@ int main(int argc, char **argv)
 	node_start();
 	for (unsigned i = 0; i < ROUNDS; i++)
 		LLVMFuzzerTestOneInput(input, mutate(input, honest_input(input)));
+	offload_close(offload);
 	lease_table_close(table);
 	return 0;
 }

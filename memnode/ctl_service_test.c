@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/crc.h"
 #include "base/fault_point.h"
 #include "base/test.h"
 #include "memnode/ctl_service.h"
@@ -16,6 +17,7 @@
 #define MIB (1ull << 20)
 
 static struct lease_table *table;
+static struct offload *offload;
 static struct ctl_service service;
 static struct ctl_server *server;
 static struct ctl_client *client;
@@ -25,7 +27,10 @@ static void node_open(uint64_t client_bytes)
 	struct lease_table_options leases = {
 		.memory_bytes = 64 * MIB, .client_bytes = client_bytes};
 	CHECK_EQ(lease_table_open(&leases, &table), 0);
+	struct offload_options offloading = {.leases = table};
+	CHECK_EQ(offload_open(&offloading, &offload), 0);
 	struct ctl_service_options options = {.table = table,
+		.offload = offload,
 		.name = "n1",
 		.host = "machine-1",
 		.data_path = "/tmp/data.sock",
@@ -47,6 +52,7 @@ static void node_close(void)
 {
 	ctl_client_close(client);
 	ctl_server_close(server);
+	offload_close(offload);
 	lease_table_close(table);
 }
 
@@ -172,11 +178,11 @@ TEST(a_fence_renews_the_capability_and_refuses_the_old_one)
 	CHECK_EQ(renewed.lease, old.lease);
 	CHECK(renewed.epoch > old.epoch);
 	CHECK_EQ(leases(CTL_METHOD_KEEPALIVE, &old, 1, &keepalive), 0);
-	CHECK(keepalive.lost[0]);
+	CHECK(!keepalive.lost[0]); /* a sign of life, and no more */
 	CHECK_EQ(ctl_pack_fence(&old, &packed), 0);
 	CHECK_EQ(ask_packed(CTL_METHOD_FENCE, &packed, &result), -EACCES);
 	ctl_result_clear(&result);
-	CHECK_EQ(leases(CTL_METHOD_RELEASE, &renewed, 1, NULL), 0);
+	CHECK_EQ(leases(CTL_METHOD_RELEASE, &old, 1, NULL), 0);
 	CHECK_EQ(leased_bytes(), 0);
 	node_close();
 }
@@ -210,7 +216,8 @@ TEST(sizes_that_are_no_region_are_refused)
 TEST(malformed_messages_are_refused_by_every_method)
 {
 	static const char *const methods[] = {CTL_METHOD_RESERVE, CTL_METHOD_RELEASE,
-		CTL_METHOD_KEEPALIVE, CTL_METHOD_FENCE, CTL_METHOD_STATS, CTL_METHOD_HEALTH};
+		CTL_METHOD_KEEPALIVE, CTL_METHOD_FENCE, CTL_METHOD_STATS, CTL_METHOD_HEALTH,
+		CTL_METHOD_REBUILD, CTL_METHOD_CHECKSUM};
 	static const uint8_t truncated[] = {0x0a, 0x7f, 1, 2, 3}; /* 127 bytes announced */
 	static const uint8_t overlong[] = {
 		0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f};
@@ -318,5 +325,79 @@ TEST(no_answer_but_reserve_and_fence_carries_a_key)
 		CHECK(memmem(results[i].bytes, results[i].length, capability.key, 8) == NULL);
 		ctl_result_clear(&results[i]);
 	}
+	node_close();
+}
+
+static int checksum(const struct fabric_capability *capability, const uint32_t *slots,
+	unsigned count, uint32_t *crcs)
+{
+	struct ctl_packed packed;
+	struct ctl_result result;
+	CHECK_EQ(ctl_pack_checksum(capability, slots, count, &packed), 0);
+	ask_packed(CTL_METHOD_CHECKSUM, &packed, &result);
+	int error = ctl_unpack_checksum(&result, count, crcs);
+	ctl_result_clear(&result);
+	return error;
+}
+
+TEST(checksums_are_those_of_the_bytes_and_only_for_whom_the_region_is_lent_to)
+{
+	static uint8_t page[4096];
+	static uint32_t slots[CTL_CHECKSUM_MAX], crcs[CTL_CHECKSUM_MAX];
+	struct fabric_capability capability, wrong;
+	struct lease *lease;
+	node_open(0);
+	CHECK_EQ(reserve(1, 8 * MIB, &capability), 0);
+	CHECK_EQ(lease_get(table, &capability, &lease), 0);
+	for (unsigned i = 0; i < 2048; i++) {
+		memset(page, (int)i, sizeof page);
+		page[i] = 77;
+		CHECK_EQ(lease_store(lease, i * 4096ull, page, sizeof page), 0);
+	}
+	lease_put(lease);
+	for (unsigned i = 0; i < CTL_CHECKSUM_MAX; i++)
+		slots[i] = i < 1024 ? i : i * 7919u % 2048; /* a run, then here and there */
+	CHECK_EQ(checksum(&capability, slots, CTL_CHECKSUM_MAX, crcs), 0);
+	for (unsigned i = 0; i < CTL_CHECKSUM_MAX; i++) {
+		memset(page, (int)slots[i], sizeof page);
+		page[slots[i]] = 77;
+		CHECK_EQ(crcs[i], crc32c(page, sizeof page));
+	}
+	slots[5] = 2048;
+	CHECK_EQ(checksum(&capability, slots, 6, crcs), -EINVAL);
+	wrong = capability;
+	wrong.key[0] ^= 1;
+	CHECK_EQ(checksum(&wrong, slots, 1, crcs), -EACCES);
+	CHECK_EQ(fault_arm("memnode.checksum.read", 1, false), 0);
+	CHECK_EQ(checksum(&capability, slots, 1, crcs), -EIO);
+	CHECK_EQ(fault_arm("memnode.offload.answer", 1, false), 0);
+	CHECK_EQ(checksum(&capability, slots, 1, crcs), -EIO);
+	fault_disarm_all();
+	node_close();
+}
+
+TEST(a_draining_node_lends_nothing_says_so_and_serves_what_it_has_lent)
+{
+	struct fabric_capability capability, more;
+	struct ctl_result result;
+	uint32_t slot = 0, crc;
+	node_open(0);
+	CHECK(ctl_service_is_empty(&service));
+	CHECK_EQ(reserve(1, MIB, &capability), 0);
+	CHECK(!ctl_service_is_empty(&service));
+	CHECK_EQ(leases(CTL_METHOD_KEEPALIVE, &capability, 1, &keepalive), 0);
+	CHECK(!keepalive.load.draining);
+	ctl_service_drain(&service);
+	CHECK_EQ(leases(CTL_METHOD_KEEPALIVE, &capability, 1, &keepalive), 0);
+	CHECK(keepalive.load.draining);
+	CHECK(!keepalive.lost[0]);
+	CHECK_EQ(keepalive.load.rebuilds, 0);
+	CHECK_EQ(reserve(1, MIB, &more), -ECONNRESET);
+	CHECK_EQ(ask(CTL_METHOD_HEALTH, "", 0, &result), 0);
+	CHECK(result.length == 2 && result.bytes[1] == 2);
+	ctl_result_clear(&result);
+	CHECK_EQ(checksum(&capability, &slot, 1, &crc), 0);
+	CHECK_EQ(leases(CTL_METHOD_RELEASE, &capability, 1, NULL), 0);
+	CHECK(ctl_service_is_empty(&service));
 	node_close();
 }

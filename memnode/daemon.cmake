@@ -1,12 +1,14 @@
 # memnode/daemon.cmake: the daemon and its control plane. Included by memnode/CMakeLists.txt, which makes
 # fm_memnode (leases, regions, data servers).
-fm_room(memnode_ctl SOURCES ctl_service.c daemon_options.c machine.c DEPS memnode ctl base)
+fm_room(memnode_ctl SOURCES ctl_service.c ctl_offload.c daemon_options.c machine.c
+	DEPS memnode_offload memnode ctl base)
 fm_program(farmem-memnode SOURCES main.c DEPS memnode_ctl memnode ctl base)
 
 fm_test(ctl_service_test SOURCES ctl_service_test.c DEPS memnode_ctl ctl base)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the handlers once more, so that the fuzzer sees their branches
-	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c ctl_service.c DEPS memnode ctl base LABELS fuzz
+	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c ctl_service.c ctl_offload.c
+		DEPS memnode_offload memnode ctl base LABELS fuzz
 		ARGS -runs=20000 -max_len=4096 -seed=1)
 	target_compile_definitions(ctl_service_fuzz PRIVATE FUZZ_BY_LIBFUZZER)
 	target_compile_options(ctl_service_fuzz PRIVATE -fsanitize=fuzzer)

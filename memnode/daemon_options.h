@@ -26,6 +26,8 @@ struct daemon_options {
 	uint64_t orphan_keep_ns;
 	uint64_t keepalive_ns;
 	uint64_t spin_ns;
+	uint64_t drain_grace_ns;
+	uint64_t offload_nice;
 	uint64_t owner_fd; /* DAEMON_NO_FD: none */
 	uint64_t ready_fd;
 	char config[256];

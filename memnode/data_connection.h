@@ -62,6 +62,7 @@ struct data_connection {
 	int fd;
 	int epoll;
 	unsigned thread;
+	uint64_t slow_reply_ns; /* see data_server.h */
 	enum wire_transport transport;
 	_Atomic bool attached; /* has ever presented a right capability */
 	bool cut;              /* fenced or thrown out: nothing received may be used any more */

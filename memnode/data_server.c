@@ -62,7 +62,7 @@ struct data_thread {
 
 struct data_server {
 	struct lease_table *table;
-	uint64_t spin_ns;
+	uint64_t spin_ns, slow_reply_ns;
 	unsigned threads_count;
 	int tcp, unix_socket, stop,
 		spare; /* spare: given up to accept and refuse when descriptors run out */
@@ -202,6 +202,7 @@ static void connection_begin(struct data_server *server, struct data_connection 
 	c->server = server;
 	c->counters = &thread->counters;
 	c->table = server->table;
+	c->slow_reply_ns = server->slow_reply_ns;
 	c->fd = fd;
 	c->epoll = thread->epoll;
 	c->transport = transport;
@@ -466,6 +467,7 @@ static struct data_server *server_make(const struct data_server_options *options
 		return NULL;
 	server->table = options->leases;
 	server->spin_ns = options->spin_ns ? options->spin_ns : DATA_SPIN_NS_DEFAULT;
+	server->slow_reply_ns = options->slow_reply_ns;
 	server->connections_max =
 		options->connections_max ? options->connections_max : DATA_CONNECTIONS_MAX;
 	server->tcp = server->unix_socket = -1;

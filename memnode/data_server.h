@@ -25,6 +25,8 @@ struct data_server_options {
 	uint64_t spin_ns;           /* after activity, look again so long before sleeping; 0:
 				       DATA_SPIN_NS_DEFAULT */
 	uint32_t connections_max;   /* 0: DATA_CONNECTIONS_MAX */
+	/* For tests of slow nodes: a thread sleeps so long before each reply on tcp. 0: never. */
+	uint64_t slow_reply_ns;
 };
 #define DATA_SPIN_NS_DEFAULT 30000u
 

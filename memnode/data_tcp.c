@@ -21,8 +21,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/fault_point.h"
 #include "base/log.h"
 #include "memnode/data_connection.h"
@@ -36,9 +38,24 @@ static const uint8_t zero_bytes[ZERO_BYTES];
 /* What a step of the state machine says. */
 enum tcp_step { STEP_ON, STEP_NEED_INPUT, STEP_FULL, STEP_CLOSE };
 
+/* A slow node answers one by one: nothing of its slowness is hidden by a batch. */
+static uint32_t replies_max(const struct data_connection *c)
+{
+	return fm_unlikely(c->slow_reply_ns != 0) ? 1 : DATA_REPLIES_MAX;
+}
+
+static void slow_down(const struct data_connection *c)
+{
+	const struct timespec time = {.tv_sec = (time_t)(c->slow_reply_ns / NS_PER_S),
+		.tv_nsec = (long)(c->slow_reply_ns % NS_PER_S)};
+	(void)nanosleep(&time, NULL);
+}
+
 static struct data_reply *reply_add(struct data_connection *c, const struct wire_header *fields)
 {
 	FM_ASSERT_LT(c->replies_count, DATA_REPLIES_MAX);
+	if (fm_unlikely(c->slow_reply_ns != 0))
+		slow_down(c);
 	uint32_t at = (c->replies_first + c->replies_count++) % DATA_REPLIES_MAX;
 	struct data_reply *reply = &c->replies[at];
 	*reply = (struct data_reply){.fields = *fields};
@@ -304,7 +321,7 @@ static enum tcp_step step_payload(struct data_connection *c)
 
 static enum tcp_step step(struct data_connection *c)
 {
-	if (c->replies_count == DATA_REPLIES_MAX)
+	if (c->replies_count >= replies_max(c))
 		return STEP_FULL;
 	switch (c->phase) {
 	case DATA_HELLO:

@@ -204,17 +204,21 @@ static int refuse(const struct fabric_capability *capability)
 	return -EACCES;
 }
 
+/* Which epochs will do: see lease.h. */
+enum epochs { EPOCH_PRESENT, EPOCH_PRESENT_OR_OLDER };
+
 /* The lease of a right capability that is neither going nor being fenced; the mutex is held. Or
  * NULL. */
 static struct lease *lease_authorise(
-	struct lease_table *table, const struct fabric_capability *capability)
+	struct lease_table *table, const struct fabric_capability *capability, enum epochs epochs)
 {
 	struct lease *lease = lease_place(table, capability);
 	while (lease->busy)
 		pthread_cond_wait(&table->changed, &table->mutex);
 	if (lease->state != LEASE_LEASED && lease->state != LEASE_ORPHANED)
 		return NULL;
-	if (GATE_EPOCH(atomic_load(&lease->gate)) != capability->epoch)
+	const uint32_t epoch = GATE_EPOCH(atomic_load(&lease->gate));
+	if (capability->epoch > epoch || (capability->epoch < epoch && epochs == EPOCH_PRESENT))
 		return NULL;
 	return capability_matches(lease, capability) ? lease : NULL;
 }
@@ -350,7 +354,7 @@ static void lease_revoke(struct lease_table *table, struct lease *lease)
 int lease_release(struct lease_table *table, const struct fabric_capability *capability)
 {
 	pthread_mutex_lock(&table->mutex);
-	struct lease *lease = lease_authorise(table, capability);
+	struct lease *lease = lease_authorise(table, capability, EPOCH_PRESENT_OR_OLDER);
 	if (lease)
 		lease_revoke(table, lease);
 	pthread_mutex_unlock(&table->mutex);
@@ -360,7 +364,7 @@ int lease_release(struct lease_table *table, const struct fabric_capability *cap
 int lease_keepalive(struct lease_table *table, const struct fabric_capability *capability)
 {
 	pthread_mutex_lock(&table->mutex);
-	struct lease *lease = lease_authorise(table, capability);
+	struct lease *lease = lease_authorise(table, capability, EPOCH_PRESENT_OR_OLDER);
 	if (lease) {
 		lease->alive_ns = clock_now_ns();
 		lease->state = LEASE_LEASED;
@@ -374,7 +378,7 @@ int lease_fence(struct lease_table *table, const struct fabric_capability *capab
 {
 	int r = 0;
 	pthread_mutex_lock(&table->mutex);
-	struct lease *lease = lease_authorise(table, capability);
+	struct lease *lease = lease_authorise(table, capability, EPOCH_PRESENT);
 	if (!lease) {
 		pthread_mutex_unlock(&table->mutex);
 		return refuse(capability);
@@ -489,6 +493,11 @@ int lease_memfd(struct lease *lease)
 int lease_store(struct lease *lease, uint64_t offset, const void *from, size_t bytes)
 {
 	return region_store(&lease->region, offset, from, bytes);
+}
+
+int lease_load(struct lease *lease, uint64_t offset, void *into, size_t bytes)
+{
+	return region_load(&lease->region, offset, into, bytes);
 }
 
 void lease_touch(struct lease *lease)

@@ -26,9 +26,9 @@ struct lease_table;
 struct lease; /* counted reference while a data server uses it */
 
 struct lease_table_options {
-	uint64_t memory_bytes; /* most to lend altogether */
-	uint64_t client_bytes; /* quota per client; 0: none */
-	uint64_t keepalive_ns; /* ORPHANED after this without a sign of life; default 15 s */
+	uint64_t memory_bytes;   /* most to lend altogether */
+	uint64_t client_bytes;   /* quota per client; 0: none */
+	uint64_t keepalive_ns;   /* ORPHANED after this without a sign of life; default 15 s */
 	uint64_t orphan_keep_ns; /* default 10 min */
 	bool huge_pages; /* try MFD_HUGETLB, then transparent ones; falls back, saying so once */
 };
@@ -54,7 +54,14 @@ void lease_table_usage(struct lease_table *table, struct lease_usage *usage);
  * KiB, 0, too large. */
 int lease_reserve(struct lease_table *table, const uint8_t client[16], uint64_t bytes,
 	struct fabric_capability *capability) FM_MUST_USE;
-/* All three: -EACCES when the capability is not right (key, lease, incarnation, epoch). */
+/*
+ * All three: -EACCES when the capability is not right (key, lease, incarnation, epoch).
+ *
+ * Release and keepalive take an older epoch of the lease, too: it names the same lease under the
+ * same key. A client that died between a fence's answer and writing it down can so keep the lease
+ * alive, or give it back. The data plane takes only the
+ * present epoch.
+ */
 int lease_release(
 	struct lease_table *table, const struct fabric_capability *capability) FM_MUST_USE;
 int lease_keepalive(
@@ -90,6 +97,8 @@ uint64_t lease_bytes(const struct lease *lease);
 int lease_memfd(struct lease *lease);
 /* Stores `bytes` at `offset`, through the kernel. 0, -EACCES (truncated by a client), or -errno. */
 int lease_store(struct lease *lease, uint64_t offset, const void *from, size_t bytes) FM_MUST_USE;
+/* Reads `bytes` at `offset`, likewise, with the same errors. */
+int lease_load(struct lease *lease, uint64_t offset, void *into, size_t bytes) FM_MUST_USE;
 void lease_touch(struct lease *lease); /* traffic renews */
 
 #endif

@@ -235,13 +235,45 @@ TEST(a_fence_raises_the_epoch_keeps_the_bytes_and_disarms_old_descriptors)
 	CHECK_EQ(pwrite(fd, &byte, 1, 4096 * 3), -1); /* the old holder writes nowhere */
 	close(fd);
 	CHECK_EQ(touch_byte(&a, 0, &byte, false), -EACCES);
-	CHECK_EQ(lease_keepalive(table, &a), -EACCES);
+	CHECK_EQ(lease_get(table, &a, &lease), -EACCES);
+	CHECK_EQ(lease_fence(table, &a, &b), -EACCES);
 	for (uint64_t i = 0; i < 4 * MIB + 4096; i += 4096) {
 		CHECK_EQ(touch_byte(&b, i, &byte, false), 0);
 		CHECK_EQ(byte, (uint8_t)(i >> 12));
 	}
 	CHECK_EQ(usage().leased_bytes, 4 * MIB + 4096);
 	CHECK_EQ(lease_release(table, &b), 0);
+}
+
+TEST(a_client_that_missed_a_fences_answer_keeps_its_lease_alive_and_gives_it_back)
+{
+	struct fabric_capability missed, present, wrong;
+	struct lease_table_options options = {
+		.memory_bytes = 64 * MIB, .keepalive_ns = NS_PER_S, .orphan_keep_ns = NS_PER_S};
+	struct lease *lease;
+	begin(&options);
+	CHECK_EQ(lease_reserve(table, alice, 4096, &missed), 0);
+	CHECK_EQ(lease_fence(table, &missed, &present), 0);
+	CHECK_EQ(lease_fence(table, &present, &present), 0);
+	for (unsigned i = 0; i < 5; i++) {
+		fake_now_ns += NS_PER_S;
+		CHECK_EQ(lease_keepalive(table, &missed), 0);
+		lease_table_tick(table, fake_now_ns);
+		CHECK_EQ(usage().leased_count, 1);
+	}
+	CHECK_EQ(lease_get(table, &missed, &lease), -EACCES); /* but no byte of it */
+	wrong = missed;
+	wrong.key[3] ^= 1;
+	CHECK_EQ(lease_keepalive(table, &wrong), -EACCES);
+	CHECK_EQ(lease_release(table, &wrong), -EACCES);
+	wrong = present;
+	wrong.epoch++;
+	CHECK_EQ(lease_keepalive(table, &wrong), -EACCES);
+	CHECK_EQ(lease_release(table, &wrong), -EACCES);
+	CHECK_EQ(usage().leased_count, 1);
+	CHECK_EQ(lease_release(table, &missed), 0);
+	CHECK_EQ(usage().leased_bytes, 0);
+	CHECK_EQ(lease_release(table, &present), -EACCES);
 }
 
 TEST(a_lease_entered_under_an_old_epoch_stays_shut_whoever_has_the_place_now)

@@ -3,7 +3,11 @@
  *
  *     options -> directory -> leases -> data plane -> control plane -> ready line -> loop -> back
  *
- * Exit status: 0 after SIGTERM, SIGINT or the owner's end; 1 operating error; 2 the user's mistake.
+ * SIGTERM: the node drains. It lends nothing more, says so to whoever asks (Load.draining), serves
+ * what it has lent until all of it was given back or --drain-grace is over, and ends. SIGINT,
+ * SIGHUP or a second SIGTERM: it ends at once.
+ *
+ * Exit status: 0 after a signal or the owner's end; 1 operating error; 2 the user's mistake.
  *
  * Invariants
  *   1. The ready line is written only when both planes accept connections.
@@ -36,9 +40,13 @@
 #include "memnode/lease.h"
 #include "rpc/ctl_server.h"
 
-#define CTL_THREADS 8
-#define RESERVES_MAX (CTL_THREADS - 2)
+#define RESERVES_MAX 6
+/* Handlers that may be long: reserving, offload. The rest is for keepalives and their like. */
+#define CTL_THREADS (RESERVES_MAX + OFFLOAD_CALLS_MAX + 4)
+#define CTL_REQUEST_BYTES_MAX (1u << 20) /* 4096 spansets from 16 sources */
 #define TICK_NS NS_PER_S
+#define DRAIN_TICK_NS (100 * NS_PER_MS)
+#define SLOW_REPLY_NS_MAX NS_PER_S
 #define OWNER_LINGER_NS (10 * NS_PER_S)
 #define EXIT_USER 2
 
@@ -50,11 +58,14 @@ struct daemon {
 	int lock_fd, signal_fd, owner_fd;
 	struct lease_table *leases;
 	struct data_server *data;
+	struct offload *offload;
 	struct ctl_server *ctl;
 	struct ctl_service service;
+	uint64_t slow_reply_ns;
 	int ctl_port;
 	uint16_t data_port;
 	uint64_t owner_idle_since_ns; /* 0: owner there, or clients connected */
+	uint64_t drain_until_ns;      /* 0: not draining */
 };
 
 static int failed(struct daemon *daemon, int error, const char *format, ...) FM_PRINTF(3, 4);
@@ -161,6 +172,7 @@ static int daemon_open_data(struct daemon *daemon)
 		.tcp_address = options->data_listen,
 		.threads = (unsigned)options->threads,
 		.spin_ns = options->spin_ns,
+		.slow_reply_ns = daemon->slow_reply_ns,
 	};
 	int error = data_server_open(&data, &daemon->data);
 	if (error != 0)
@@ -216,17 +228,28 @@ static int daemon_listen(struct daemon *daemon)
 	return 0;
 }
 
+static int daemon_open_offload(struct daemon *daemon)
+{
+	struct offload_options options = {
+		.leases = daemon->leases, .nice = (int)daemon->options.offload_nice};
+	int error = offload_open(&options, &daemon->offload);
+	return error == 0 ? 0 : failed(daemon, error, "offload threads: %s", strerror(-error));
+}
+
 static int daemon_open_ctl(struct daemon *daemon)
 {
 	struct ctl_service_options service = {
 		.table = daemon->leases,
+		.offload = daemon->offload,
 		.name = daemon->options.name,
 		.host = daemon->options.host_id,
 		.data_path = daemon->data_path,
 		.data_port = daemon->data_port,
 		.reserves_max = RESERVES_MAX,
 	};
-	struct ctl_server_options options = {.context = &daemon->service, .threads = CTL_THREADS};
+	struct ctl_server_options options = {.context = &daemon->service,
+		.threads = CTL_THREADS,
+		.message_bytes_max = CTL_REQUEST_BYTES_MAX};
 	options.methods = ctl_service_methods(&options.methods_count);
 	ctl_service_open(&daemon->service, &service);
 	int error = ctl_server_open(&options, &daemon->ctl);
@@ -287,6 +310,8 @@ static int daemon_open(struct daemon *daemon)
 	if (error == 0)
 		error = daemon_open_data(daemon);
 	if (error == 0)
+		error = daemon_open_offload(daemon);
+	if (error == 0)
 		error = daemon_open_ctl(daemon);
 	return error;
 }
@@ -294,6 +319,7 @@ static int daemon_open(struct daemon *daemon)
 static void daemon_close(struct daemon *daemon)
 {
 	ctl_server_close(daemon->ctl);
+	offload_close(daemon->offload);
 	data_server_close(daemon->data);
 	if (daemon->leases != NULL)
 		lease_table_close(daemon->leases);
@@ -323,8 +349,34 @@ static bool owner_has_closed(const struct pollfd *owner)
 	       ((owner->revents & POLLIN) != 0 && read(owner->fd, &nothing, 1) <= 0);
 }
 
-/* Serves until a signal or until nobody wants us any more. */
-static void daemon_loop(struct daemon *daemon)
+/* A signal has come. True: end now. */
+static bool daemon_take_signal(struct daemon *daemon, uint64_t now_ns)
+{
+	struct signalfd_siginfo info;
+	const uint64_t grace_ns = daemon->options.drain_grace_ns;
+	if (read(daemon->signal_fd, &info, sizeof info) != (ssize_t)sizeof info)
+		return false;
+	if (info.ssi_signo != SIGTERM || daemon->drain_until_ns != 0 || grace_ns == 0)
+		return true;
+	ctl_service_drain(&daemon->service);
+	if (ctl_service_is_empty(&daemon->service))
+		return true;
+	log_info("memnode: drain grace_ns=%llu", (unsigned long long)grace_ns);
+	daemon->drain_until_ns = now_ns + grace_ns;
+	return false;
+}
+
+/* Everything was given back, or the grace is over. Looked at once a tick: whoever gave back the
+ * last lease has his answer by then. */
+static bool daemon_has_drained(struct daemon *daemon, uint64_t now_ns)
+{
+	if (daemon->drain_until_ns == 0)
+		return false;
+	return now_ns >= daemon->drain_until_ns || ctl_service_is_empty(&daemon->service);
+}
+
+/* Serves until a signal or until nobody wants us any more. Returns why. */
+static const char *daemon_loop(struct daemon *daemon)
 {
 	bool owner_gone = false;
 	uint64_t tick_ns = clock_now_ns();
@@ -336,17 +388,15 @@ static void daemon_loop(struct daemon *daemon)
 		uint64_t now_ns = clock_now_ns();
 		if (now_ns >= tick_ns) {
 			lease_table_tick(daemon->leases, now_ns);
-			tick_ns = now_ns + TICK_NS;
+			if (daemon_has_drained(daemon, now_ns))
+				return "drained";
+			tick_ns = now_ns + (daemon->drain_until_ns != 0 ? DRAIN_TICK_NS : TICK_NS);
 		}
-		if (daemon_is_abandoned(daemon, owner_gone, now_ns)) {
-			log_info("memnode: exit reason=owner-gone");
-			return;
-		}
+		if (daemon_is_abandoned(daemon, owner_gone, now_ns))
+			return "owner-gone";
 		poll(fds, 2, (int)((tick_ns - now_ns) / NS_PER_MS) + 1);
-		if (fds[0].revents != 0) {
-			log_info("memnode: exit reason=signal");
-			return;
-		}
+		if (fds[0].revents != 0 && daemon_take_signal(daemon, now_ns))
+			return "signal";
 		owner_gone = owner_gone || owner_has_closed(&fds[1]);
 	}
 }
@@ -377,27 +427,40 @@ static bool asked_for_words(int argc, char **argv)
 	return false;
 }
 
+/* What tests ask for by the environment. */
+static int daemon_read_testing(struct daemon *daemon)
+{
+	const char *faults = getenv("FARMEM_FAULTS"), *slow = getenv("FARMEM_SLOW_READS");
+	if (faults != NULL && fault_arm_from_text(faults) != 0)
+		return failed(daemon, -EINVAL, "FARMEM_FAULTS: name=N");
+	if (slow != NULL && (parse_duration(slow, &daemon->slow_reply_ns) != 0 ||
+				    daemon->slow_reply_ns > SLOW_REPLY_NS_MAX))
+		return failed(daemon, -EINVAL, "FARMEM_SLOW_READS %s: a time of at most 1s", slow);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct daemon daemon = {.lock_fd = -1, .signal_fd = -1, .owner_fd = -1};
 	if (asked_for_words(argc, argv))
 		return 0;
 	umask(077);
-	const char *faults = getenv("FARMEM_FAULTS");
-	if (daemon_options_read(&daemon.options, argc, argv, &daemon.error) != 0 ||
-		(faults != NULL && fault_arm_from_text(faults) != 0)) {
-		dprintf(STDERR_FILENO, "farmem-memnode: %s\n",
-			daemon.error.text[0] != '\0' ? daemon.error.text : "FARMEM_FAULTS: name=N");
+	int error = daemon_options_read(&daemon.options, argc, argv, &daemon.error);
+	if (error == 0)
+		error = daemon_read_testing(&daemon);
+	if (error != 0) {
+		dprintf(STDERR_FILENO, "farmem-memnode: %s\n", daemon.error.text);
 		return EXIT_USER;
 	}
-	int error = daemon_open(&daemon);
+	error = daemon_open(&daemon);
 	if (error != 0) {
 		dprintf(STDERR_FILENO, "farmem-memnode: %s\n", daemon.error.text);
 		daemon_close(&daemon);
 		return 1;
 	}
 	daemon_say_ready(&daemon);
-	daemon_loop(&daemon);
+	const char *reason = daemon_loop(&daemon);
+	log_info("memnode: exit reason=%s", reason);
 	ctl_service_stop(&daemon.service);
 	daemon_close(&daemon);
 	return 0;

@@ -22,8 +22,8 @@
 
 #define MACHINE_RESERVE_BYTES (64ull << 20) /* left to the machine when we allocate */
 #define REGION_HUGE_BYTES (2ull << 20)
-#define REGION_COLLAPSE_NS (2 * NS_PER_S) /* a Reserve takes no longer for the sake of huge pages  \
-					   */
+/* A Reserve takes no longer for the sake of huge pages. */
+#define REGION_COLLAPSE_NS (2 * NS_PER_S)
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
@@ -234,6 +234,25 @@ int region_store(struct region *region, uint64_t offset, const void *from, size_
 		if (n <= 0)
 			return n < 0 && errno != EPERM ? -errno : -EACCES;
 		from = (const uint8_t *)from + n;
+		offset += (uint64_t)n;
+		bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+int region_load(const struct region *region, uint64_t offset, void *into, size_t bytes)
+{
+	if (region->hugetlb) { /* never handed out: see region_store */
+		memcpy(into, region->memory + offset, bytes);
+		return 0;
+	}
+	while (bytes) {
+		ssize_t n = pread(region->memfd, into, bytes, (off_t)offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EACCES;
+		into = (uint8_t *)into + n;
 		offset += (uint64_t)n;
 		bytes -= (size_t)n;
 	}

@@ -36,5 +36,7 @@ int region_migrate(struct region *region) FM_MUST_USE;
 /* See lease_store. */
 int region_store(
 	struct region *region, uint64_t offset, const void *from, size_t bytes) FM_MUST_USE;
+/* See lease_load. */
+int region_load(const struct region *region, uint64_t offset, void *into, size_t bytes) FM_MUST_USE;
 
 #endif

@@ -1,0 +1,52 @@
+/*
+ * memnode/offload.h: work that a node does for its clients with the memory it lends: Rebuild and
+ * Checksum of rpc/memnode.proto. Used by ctl_offload.c.
+ *
+ * A few worker threads of lower priority than the data plane's; each call has one to itself and the
+ * caller's thread waits for it. Thread-safe.
+ */
+#ifndef FM_MEMNODE_OFFLOAD_H
+#define FM_MEMNODE_OFFLOAD_H
+
+#include <stdint.h>
+
+#include "base/compiler.h"
+#include "memnode/lease.h"
+#include "rpc/ctl_memnode.h"
+
+/*
+ * Calls at once, so handlers blocked at once: a control plane needs more threads than that, or
+ * keepalives wait. Half of them at most are Checksums. A worker holds REBUILD_MEMORY_BYTES
+ * (rebuild.h) while it works and OFFLOAD_LINGER_NS afterwards.
+ */
+#define OFFLOAD_CALLS_MAX 4u
+#define OFFLOAD_CHECKSUMS_MAX 2u
+
+struct offload;
+
+struct offload_options {
+	struct lease_table *leases; /* outlives it */
+	int nice; /* of the workers, 0..19, as nice(1) has it: on top of the process's own */
+};
+
+/* 0 or -errno. */
+int offload_open(const struct offload_options *options, struct offload **offload) FM_MUST_USE;
+/* Calls at work end soon, with -EAGAIN; new ones get that at once. */
+void offload_stop(struct offload *offload);
+/* After the last call has returned. NULL is fine. */
+void offload_close(struct offload *offload);
+
+/*
+ * Blocking. The request must be free of faults (rebuild_fault). 0: outcomes in *rebuilt. -ENOMEM:
+ * too many calls, -EACCES, -EINVAL: nothing was done. -EIO, -EAGAIN (stopped): some of it may be.
+ */
+int offload_rebuild(struct offload *offload, const struct ctl_rebuild *request,
+	struct ctl_rebuilt *rebuilt) FM_MUST_USE;
+/* Blocking. CRC32C of 1..CTL_CHECKSUM_MAX slots. 0; -ENOMEM: too many calls; -EACCES (also when
+ * fenced meanwhile); -EINVAL: no such slot; -EAGAIN: stopped. */
+int offload_checksum(struct offload *offload, const struct fabric_capability *capability,
+	const uint32_t *slots, uint32_t count, uint32_t *crcs) FM_MUST_USE;
+/* Rebuilds at work. */
+uint32_t offload_rebuilds(struct offload *offload);
+
+#endif

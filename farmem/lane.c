@@ -3,8 +3,10 @@
  *
  * Invariants
  *   1. A region is detached only when nothing of this lane's queue is in flight.
- *   2. A place is believed only if its column's generation (next: also its repair) is the same
- *      after copying it as before: the agent writes places only where nobody may look.
+ *   2. A place is believed only if its column's generation (next: its repair) is the same after
+ *      copying it as before: the agent writes places only where nobody may look. Which place is
+ *      next is told by the repair's own generation: the column's is one more between the commit
+ *      and the end of the repair (tests/model/column.pml, BUG_NEXT_BY_GENERATION).
  *   3. A doubtful slot is given back after a fence of the region it was written to, or when that
  *      region is no longer the column's (lost, or replaced): then a late write hits memory that
  *      nobody reads.
@@ -22,6 +24,7 @@
 
 #define LANE_ATTACH_NS (100 * NS_PER_MS) /* a connect or fence on a data path takes no longer */
 #define LANE_PAUSE_NS (100 * NS_PER_MS)  /* between attempts at a node that did not answer */
+#define LANE_TRIES 3                     /* a column replaced meanwhile is looked at again */
 #define LANE_WAYS_BYTES (CATALOG_GROUPS_MAX * EC_N_MAX * sizeof(struct lane_way))
 
 void lane_suspect(struct lane *lane, uint32_t node)
@@ -40,26 +43,28 @@ static bool lane_node_usable(const struct lane *lane, uint32_t node, bool any)
 	return state == NODE_UP || (any && state == NODE_SUSPECT);
 }
 
-/* Connects, or makes a broken region whole by a fence. NULL when the node does not answer now. */
-static struct fabric_region *lane_mend(
+/* Connects, or makes a broken region whole by a fence. 0; -EAGAIN: tried in vain a moment ago. */
+static int lane_mend(
 	struct lane *lane, const struct catalog_place *place, struct fabric_region **region)
 {
 	uint64_t now = clock_now_ns();
 	const struct catalog_node *node = &lane->core->catalog.nodes[place->node];
-	int rc;
 	if (now < lane->node_retry_ns[place->node])
-		return NULL;
+		return -EAGAIN;
 	if (*region == NULL)
-		rc = fabric_attach(lane->queue, node->endpoint, &place->capability,
+		return fabric_attach(lane->queue, node->endpoint, &place->capability,
 			now + LANE_ATTACH_NS, region);
-	else
-		rc = fabric_fence(*region, now + LANE_ATTACH_NS);
-	if (rc == 0)
-		return *region;
-	log_debug("lane: no way to node=%s error=%d", node->name, rc);
-	lane->node_retry_ns[place->node] = clock_now_ns() + LANE_PAUSE_NS;
-	lane_suspect(lane, place->node);
-	return NULL;
+	return fabric_fence(*region, now + LANE_ATTACH_NS);
+}
+
+/* The node did not answer, or refused what it lent. */
+static void lane_blame(struct lane *lane, uint32_t node, int rc)
+{
+	if (rc == -EAGAIN)
+		return;
+	log_debug("lane: no way to node=%s error=%d", lane->core->catalog.nodes[node].name, rc);
+	lane->node_retry_ns[node] = clock_now_ns() + LANE_PAUSE_NS;
+	lane_suspect(lane, node);
 }
 
 /* ---- replaced columns ---- */
@@ -123,10 +128,17 @@ static struct fabric_region *lane_attach_cur(
 		!lane_turn(lane, way, &lane->next[group * EC_N_MAX + pos], &place))
 		return NULL;
 	way->generation = generation;
-	return lane_mend(lane, &place, &way->region);
+	int rc = lane_mend(lane, &place, &way->region);
+	if (rc == 0)
+		return way->region;
+	/* A lease that was given back because the column is elsewhere now is nobody's fault. */
+	if (lane_generation(lane->core, group, pos) == generation)
+		lane_blame(lane, place.node, rc);
+	return NULL;
 }
 
-struct fabric_region *lane_region(struct lane *lane, uint32_t group, unsigned pos, bool any)
+static struct fabric_region *lane_region_once(
+	struct lane *lane, uint32_t group, unsigned pos, bool any)
 {
 	struct catalog_column *column = &lane->core->catalog.groups[group].columns[pos];
 	if (lane_column_lost(lane->core, group, pos))
@@ -141,6 +153,18 @@ struct fabric_region *lane_region(struct lane *lane, uint32_t group, unsigned po
 		      fabric_region_up(way->region)))
 		return way->region;
 	return lane_attach_cur(lane, group, pos, generation);
+}
+
+struct fabric_region *lane_region(struct lane *lane, uint32_t group, unsigned pos, bool any)
+{
+	for (unsigned try = 0; try < LANE_TRIES; try++) {
+		uint32_t generation = lane_generation(lane->core, group, pos);
+		struct fabric_region *region = lane_region_once(lane, group, pos, any);
+		if (fm_likely(region != NULL) ||
+			lane_generation(lane->core, group, pos) == generation)
+			return region;
+	}
+	return NULL;
 }
 
 static bool lane_is_done(const struct core *core, struct lane_doubt at, uint32_t repair)
@@ -166,13 +190,12 @@ static struct fabric_region *lane_next(
 	const struct catalog *catalog = &lane->core->catalog;
 	struct catalog_column *column = &catalog->groups[at.group].columns[at.pos];
 	uint32_t repair = atomic_load_explicit(&column->repair, memory_order_acquire);
-	uint32_t generation = lane_generation(lane->core, at.group, at.pos);
 	if (!lane_is_done(lane->core, at, repair))
 		return NULL;
+	uint32_t generation = catalog->repairs[repair - 1].generation;
 	struct catalog_place place = column->places[(generation + 1) & 1];
 	atomic_thread_fence(memory_order_acquire);
 	if (atomic_load_explicit(&column->repair, memory_order_acquire) != repair ||
-		lane_generation(lane->core, at.group, at.pos) != generation ||
 		place.node >= CATALOG_NODES_MAX || !lane_node_usable(lane, place.node, any))
 		return NULL;
 	struct lane_way *way = &lane->next[at.group * EC_N_MAX + at.pos];
@@ -182,7 +205,12 @@ static struct fabric_region *lane_next(
 		return NULL;
 	if (way->region != NULL && fabric_region_up(way->region))
 		return way->region;
-	return lane_mend(lane, &place, &way->region);
+	int rc = lane_mend(lane, &place, &way->region);
+	if (rc == 0)
+		return way->region;
+	if (atomic_load_explicit(&column->repair, memory_order_acquire) == repair)
+		lane_blame(lane, place.node, rc);
+	return NULL;
 }
 
 struct fabric_region *lane_source(struct lane *lane, struct lane_doubt at, bool any, uint32_t *node)

@@ -9,6 +9,8 @@
 #include "farmem/core_test.h"
 
 #include "base/crc.h"
+#include "farmem/hedge.h"
+#include "farmem/slow_node_test.h"
 #include "farmem/spanset.h"
 #include "rpc/fabric_node_test.h"
 
@@ -19,6 +21,7 @@
 static int transport;
 static struct node nodes[NODES_MAX];
 static unsigned nodes_count;
+static struct slow_node slow[NODES_MAX]; /* what stands before them, in the cases that want it */
 static struct core core;
 static struct spanset_io *io;
 static uint8_t *pages; /* BATCH of them: what was stored last */
@@ -54,7 +57,8 @@ static void io_open(void)
 		.spin_ns = 20000,
 		.fetch_deadline_ns = NS_PER_S,
 		.store_deadline_ns = 2 * NS_PER_S,
-		.stores = true};
+		.stores = true,
+		.hedges = true};
 	CHECK_EQ(spanset_io_open(&core, &options, &io), 0);
 }
 
@@ -73,8 +77,11 @@ static void begin(unsigned k, unsigned m, unsigned count)
 static void end(void)
 {
 	spanset_io_close(io);
-	for (unsigned i = 0; i < nodes_count; i++)
+	for (unsigned i = 0; i < nodes_count; i++) {
 		node_kill(&nodes[i]);
+		if (slow[i].pid > 0)
+			slow_node_stop(&slow[i]);
+	}
 	core_test_close(&core);
 }
 
@@ -409,6 +416,220 @@ TEST(a_restarted_node_refuses_the_old_capability_and_its_column_is_read_around)
 	CHECK_EQ(fetch_batch(BATCH, 0), BATCH / 4);
 	int rc = store(BATCH, 16);
 	CHECK(rc == -EIO || rc == -ENOSPC);
+	end();
+}
+
+/* ---- slow nodes ---- */
+
+#define SLOW_NS (60 * NS_PER_MS) /* far above what a busy machine makes of a read */
+
+static uint64_t stat_of(const _Atomic uint64_t *counter)
+{
+	return atomic_load(counter);
+}
+#define STAT(name) stat_of(&core.catalog.stats->name)
+
+/* Reads one page as a fault does; returns what it took. */
+static uint64_t fault(unsigned i)
+{
+	uint64_t begun = clock_now_ns();
+	struct spanset_fetch *f =
+		spanset_fetch_begin(io, items[i].page, items[i].ssid, items[i].pos);
+	CHECK(f != NULL);
+	f->user = i;
+	f->demand = true;
+	CHECK_EQ(fetch_all(1, 0), 0);
+	return clock_now_ns() - begun;
+}
+
+/* The index-th item of a position. */
+static unsigned item_at(unsigned pos, unsigned index)
+{
+	for (unsigned i = 0; i < BATCH; i++)
+		if (items[i].pos == pos && index-- == 0)
+			return i;
+	CHECK(false);
+	return 0;
+}
+
+/* A cluster whose nodes can be made slow, a batch on it, and latencies learned. */
+static void begin_slow(unsigned count)
+{
+	if (transport == NODE_SHM)
+		TEST_SKIP("a read over shm waits for nobody");
+	core_test_open(
+		&core, &(struct core_test_options){
+			       .k = 4, .m = 2, .records_max = 1024, .region_bytes = REGION_BYTES});
+	nodes_count = count;
+	for (unsigned i = 0; i < count; i++) {
+		node_boot(i);
+		slow_node_start(&slow[i], nodes[i].port);
+		snprintf(core.catalog.nodes[i].endpoint, sizeof(core.catalog.nodes[i].endpoint),
+			"tcp:127.0.0.1:%u", slow[i].port);
+	}
+	group_make(0, 4, 2, 0);
+	io_open();
+	CHECK_EQ(store_well(BATCH, 90), 0);
+	for (unsigned round = 0; round < 4; round++)
+		for (unsigned i = 0; i < BATCH; i++)
+			(void)fault(i);
+}
+
+static void slow_down(unsigned node, uint64_t delay_ns)
+{
+	atomic_store(slow[node].delay_ns, delay_ns);
+}
+
+static bool is_slow(unsigned node)
+{
+	return hedge_node_slow(&core, node);
+}
+
+TEST(a_late_read_gets_a_hedge_which_wins)
+{
+	begin_slow(6);
+	uint64_t started = STAT(hedged_reads), won = STAT(hedged_wins);
+	slow_down(1, SLOW_NS);
+	CHECK_LT(fault(item_at(1, 0)), SLOW_NS / 2);
+	CHECK_EQ(STAT(hedged_reads), started + 1);
+	CHECK_EQ(STAT(hedged_wins), won + 1);
+	CHECK_EQ(STAT(degraded_reads), 0);
+	end();
+}
+
+TEST(what_is_read_ahead_waits_for_a_late_node)
+{
+	begin_slow(6);
+	uint64_t started = STAT(hedged_reads), begun = clock_now_ns();
+	slow_down(1, SLOW_NS);
+	fetch_begin(item_at(1, 0)); /* no demand */
+	CHECK_EQ(fetch_all(1, 0), 0);
+	CHECK_LE(SLOW_NS, clock_now_ns() - begun);
+	CHECK_EQ(STAT(hedged_reads), started);
+	end();
+}
+
+TEST(reads_go_around_a_slow_node_and_come_back_when_it_is_well)
+{
+	begin_slow(6);
+	uint64_t reads = 4 * BATCH, hedged = STAT(hedged_reads);
+	slow_down(2, SLOW_NS);
+	for (unsigned i = 0; !is_slow(2) && i < 2 * HEDGE_SLOW_AT; i++, reads++)
+		(void)fault(item_at(2, i % (BATCH / 4)));
+	CHECK(is_slow(2));
+	CHECK_LE(STAT(hedged_reads), HEDGE_BURST + reads / HEDGE_READS_PER_TOKEN);
+	/* slow: nobody waits for it any more, and no token is needed */
+	uint64_t around = STAT(slow_reads), late = 0;
+	for (unsigned i = 0; i < BATCH; i++, reads++)
+		late += fault(i) > SLOW_NS / 2;
+	CHECK_LE(late, 1);
+	CHECK_LE(BATCH / 4 - 2, STAT(slow_reads) - around);
+	/* well again: probes find out */
+	slow_down(2, 0);
+	uint64_t give_up = clock_now_ns() + 30 * NS_PER_S;
+	for (; is_slow(2) && clock_now_ns() < give_up; reads++)
+		(void)fault(reads % BATCH);
+	CHECK(!is_slow(2));
+	CHECK_LE(STAT(hedged_reads) - hedged, HEDGE_BURST + reads / HEDGE_READS_PER_TOKEN);
+	around = STAT(slow_reads);
+	(void)fault(item_at(2, 0));
+	CHECK_EQ(STAT(slow_reads), around);
+	CHECK_EQ(STAT(degraded_reads), 0);
+	end();
+}
+
+TEST(without_k_others_a_slow_node_is_waited_for)
+{
+	begin_slow(6);
+	for (unsigned node = 4; node < 6; node++) {
+		lose(node);
+		write_off(node);
+	}
+	uint64_t started = STAT(hedged_reads), around = STAT(slow_reads);
+	slow_down(0, SLOW_NS);
+	for (unsigned i = 0; i < HEDGE_SLOW_AT; i++)
+		CHECK_LE(SLOW_NS, fault(item_at(0, i)));
+	CHECK_EQ(STAT(hedged_reads), started);
+	CHECK_EQ(STAT(slow_reads), around);
+	/* known to be slow, and still asked: it has the only copy */
+	CHECK(is_slow(0));
+	(void)fetch_batch(BATCH, 0);
+	end();
+}
+
+TEST(when_all_nodes_are_slow_none_is)
+{
+	begin_slow(6);
+	for (unsigned node = 0; node < 6; node++)
+		slow_down(node, 8 * NS_PER_MS);
+	for (unsigned i = 0; i < 2 * BATCH; i++)
+		(void)fault(i * 19 % BATCH);
+	for (unsigned node = 0; node < 6; node++)
+		CHECK(!is_slow(node));
+	CHECK_EQ(STAT(slow_reads), 0);
+	end();
+}
+
+TEST(a_late_answer_hits_no_buffer_in_use)
+{
+	struct spanset_fetch *held[SPANSET_FETCH_MAX];
+	unsigned count = 0;
+	begin_slow(6);
+	slow_down(3, SLOW_HOLD);
+	unsigned late = item_at(3, 0);
+	(void)fault(late);
+	CHECK_EQ(spanset_lingering(io), 1);
+	/* every fetch there is; the one that lingers is not among them */
+	for (unsigned i = 0; spanset_fetch_ready(io); i++) {
+		if (items[i % BATCH].pos == 3)
+			continue;
+		fetch_begin(i % BATCH);
+		count++;
+	}
+	CHECK_EQ(count, SPANSET_FETCH_MAX - 1);
+	CHECK(spanset_fetch_begin(io, 1, items[0].ssid, items[0].pos) == NULL);
+	spanset_fetch_submit(io);
+	uint64_t give_up = clock_now_ns() + 20 * NS_PER_S;
+	for (unsigned i = 0; i < count; i++) {
+		held[i] = spanset_fetch_poll(io, give_up);
+		CHECK(held[i] != NULL);
+	}
+	slow_down(3, 0);
+	while (spanset_lingering(io) > 0 && clock_now_ns() < give_up)
+		CHECK(spanset_fetch_poll(io, 0) == NULL);
+	CHECK_EQ(spanset_lingering(io), 0);
+	for (unsigned i = 0; i < count; i++) {
+		CHECK_EQ(held[i]->status, 0);
+		CHECK(memcmp(held[i]->bytes, items[held[i]->user].bytes, FM_PAGE_SIZE) == 0);
+		spanset_fetch_end(io, held[i]);
+	}
+	CHECK_EQ(fetch_batch(BATCH, 0), 0);
+	end();
+}
+
+TEST(what_lingers_is_waited_for_at_the_end)
+{
+	begin_slow(6);
+	slow_down(0, SLOW_HOLD);
+	slow_down(5, SLOW_HOLD);
+	(void)fault(item_at(0, 0));
+	(void)fault(item_at(0, 1));
+	CHECK_EQ(spanset_lingering(io), 2);
+	end(); /* their deadline */
+}
+
+TEST(a_store_prefers_a_group_without_a_slow_node)
+{
+	begin(4, 2, 7);
+	group_make(1, 4, 2, 1); /* nodes 1..6 */
+	atomic_store(&core.catalog.nodes[0].slow_until_ns, clock_now_ns() + 3600 * NS_PER_S);
+	unsigned batches = 0;
+	while (store_well(BATCH, 200 + batches) == 0 && spanset_last_group(io).v == 1)
+		batches++;
+	CHECK_EQ(batches, REGION_BYTES / FM_PAGE_SIZE / (BATCH / 4) - 1);
+	CHECK_EQ(spanset_last_group(io).v, 0); /* better than none */
+	atomic_store(&core.catalog.nodes[0].slow_until_ns, 0);
+	CHECK_EQ(fetch_batch(BATCH, 0), 0);
 	end();
 }
 

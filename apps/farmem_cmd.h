@@ -29,11 +29,14 @@ extern const struct command commands[]; /* ends with a NULL name */
 
 extern const struct option_spec top_specs[];
 extern const unsigned top_specs_count;
+extern const struct option_spec inspect_specs[];
+extern const unsigned inspect_specs_count;
 extern const struct option_spec doctor_specs[];
 extern const unsigned doctor_specs_count;
 
 int run_command(int argc, char **argv);
 int top_command(int argc, char **argv);
+int inspect_command(int argc, char **argv);
 int doctor_command(int argc, char **argv);
 
 /* --help of one subcommand, on standard output. */

@@ -60,11 +60,18 @@ void audit_keep(struct audit *audit, const struct audit_finding *earlier, unsign
 	audit->findings_count = kept;
 }
 
-uint64_t audit_in_hand(const struct audit *audit)
+uint64_t audit_in_hand_slots(const struct audit *audit)
 {
-	/* A record's slots go back one by one, and meanwhile others may take them. */
 	return audit->counts[AUDIT_LIVE_LOOSE] + audit->counts[AUDIT_SLOT_UNCOUNTED] +
 	       audit->counts[AUDIT_SLOT_TWICE] + audit->counts[AUDIT_SLOT_LEAKED];
+}
+
+uint64_t audit_in_hand(const struct audit *audit)
+{
+	/* A record in LIMBO whose slots are going back: others may take them meanwhile. */
+	uint64_t returning = audit->counts[AUDIT_SLOT_UNCOUNTED] + audit->counts[AUDIT_SLOT_TWICE];
+	return audit->counts[AUDIT_LIVE_LOOSE] + audit->counts[AUDIT_SLOT_LEAKED] +
+	       (returning + audit->code_n - 1) / audit->code_n;
 }
 
 static const char *const kind_names[AUDIT_KINDS] = {

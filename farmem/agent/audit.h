@@ -113,7 +113,12 @@ void audit_close(struct audit *audit);
 int audit_look(struct audit *audit) FM_MUST_USE;
 /* Drops findings that `earlier` (count of them) did not have: they were changes under way. */
 void audit_keep(struct audit *audit, const struct audit_finding *earlier, unsigned count);
-/* Findings that a thread stopped at any instruction may leave behind. */
+/*
+ * Of a stopped program: the findings that threads stopped between two instructions may leave
+ * behind: a reference or a slot on its way from one owner to the next. slots: how many findings;
+ * else: how many threads it takes (a record's slots go back one by one).
+ */
+uint64_t audit_in_hand_slots(const struct audit *audit);
 uint64_t audit_in_hand(const struct audit *audit);
 /* A sentence. Returns text. */
 const char *audit_describe(const struct audit_finding *finding, char *text, unsigned size);

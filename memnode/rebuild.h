@@ -26,7 +26,7 @@
 
 /* What a source that does not answer, or hardly, can cost. */
 #define REBUILD_ATTACH_NS (2 * NS_PER_S) /* all sources together */
-#define REBUILD_READ_NS (10 * NS_PER_S)  /* one read */
+#define REBUILD_READ_NS (5 * NS_PER_S)   /* one read */
 #define REBUILD_CALL_NS (60 * NS_PER_S)  /* no read is begun later than so long after the first */
 
 /* Tells everybody at work to end soon. */

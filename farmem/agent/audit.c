@@ -190,6 +190,12 @@ void audit_close(struct audit *audit)
 
 /* ---- groups ---- */
 
+/* None of a group whose numbers make no sense. */
+static unsigned audit_columns(const struct audit_group *g)
+{
+	return g->known ? (unsigned)g->k + g->m : 0;
+}
+
 static uint32_t audit_used(const struct audit *audit, uint32_t group, unsigned pos)
 {
 	return atomic_load_explicit(
@@ -223,7 +229,7 @@ static int audit_group_begin(struct audit *audit, uint32_t group)
 	if (g->bits == NULL)
 		return -ENOMEM;
 	g->moving = audit_storing(audit, group);
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+	for (unsigned pos = 0; pos < audit_columns(g); pos++)
 		g->used[pos] = audit_used(audit, group, pos);
 	return 0;
 }
@@ -234,7 +240,7 @@ static void audit_group_columns(struct audit *audit, uint32_t group)
 	const struct catalog_group *from = &audit->catalog.groups[group];
 	const struct audit_group *g = &audit->groups[group];
 	bool whole = true;
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
+	for (unsigned pos = 0; pos < audit_columns(g); pos++) {
 		struct audit_finding f = audit_finding(AUDIT_GROUP_WRONG);
 		const struct catalog_column *column = &from->columns[pos];
 		uint32_t repair = atomic_load_explicit(&column->repair, memory_order_acquire);
@@ -253,7 +259,7 @@ static void audit_group_columns(struct audit *audit, uint32_t group)
 	f.group = group;
 	if (!whole && atomic_load(&from->state) == GROUP_OPEN)
 		audit_found(audit, f);
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+	for (unsigned pos = 0; pos < audit_columns(g); pos++)
 		if (g->state == GROUP_RETIRED && g->used[pos] > 0) {
 			audit_found(audit, f);
 			break;
@@ -265,12 +271,12 @@ static void audit_group_columns(struct audit *audit, uint32_t group)
 static void audit_group_end(struct audit *audit, uint32_t group)
 {
 	struct audit_group *g = &audit->groups[group];
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+	for (unsigned pos = 0; pos < audit_columns(g); pos++)
 		g->moving |= audit_used(audit, group, pos) != g->used[pos];
 	g->moving |= audit_storing(audit, group) ||
 		     atomic_load(&audit->catalog.groups[group].state) != g->state;
 	audit->groups_moving += g->moving;
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
+	for (unsigned pos = 0; pos < audit_columns(g); pos++) {
 		audit->space.used += g->used[pos];
 		if (g->state != GROUP_RETIRED)
 			audit->space.capacity += g->slot_count;
@@ -285,7 +291,7 @@ static uint64_t audit_unnamed(struct audit *audit, bool tell)
 	uint64_t total = 0;
 	for (uint32_t i = 0; i < audit->groups_count; i++) {
 		const struct audit_group *g = &audit->groups[i];
-		for (unsigned pos = 0; pos < (unsigned)g->k + g->m && !g->moving; pos++) {
+		for (unsigned pos = 0; pos < audit_columns(g) && !g->moving; pos++) {
 			struct audit_finding f = audit_finding(AUDIT_SLOT_LEAKED);
 			if (g->used[pos] <= g->named[pos])
 				continue;
@@ -325,7 +331,7 @@ static void audit_leaks(struct audit *audit)
 static void audit_uncounted(struct audit *audit, uint32_t group)
 {
 	const struct audit_group *g = &audit->groups[group];
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m && !g->moving; pos++) {
+	for (unsigned pos = 0; pos < audit_columns(g) && !g->moving; pos++) {
 		struct audit_finding f = audit_finding(AUDIT_SLOT_UNCOUNTED);
 		if (g->named[pos] <= g->used[pos])
 			continue;

@@ -24,9 +24,10 @@ static struct offload *offload;
 static struct ctl_service service;
 static struct fabric_capability held; /* so that some inputs pass every check */
 
+static const uint8_t client[CTL_CLIENT_BYTES] = {1};
+
 static void node_start(void)
 {
-	static const uint8_t client[CTL_CLIENT_BYTES] = {1};
 	struct lease_table_options leases = {.memory_bytes = MEMORY_BYTES};
 	if (lease_table_open(&leases, &table) != 0)
 		FM_PANIC("no lease table");
@@ -44,6 +45,20 @@ static void node_start(void)
 		FM_PANIC("no memory");
 }
 
+/* Released or fenced by some input: another one. */
+static void held_renew(void)
+{
+	struct lease *lease;
+	if (lease_get(table, &held, &lease) == 0) {
+		lease_put(lease);
+		return;
+	}
+	if (lease_release(table, &held) != 0 && lease_keepalive(table, &held) == 0)
+		FM_PANIC("a lease that can be kept alive but not given back");
+	if (lease_reserve(table, client, 4096, &held) != 0)
+		FM_PANIC("no memory");
+}
+
 static void node_check(void)
 {
 	struct lease_usage usage;
@@ -57,6 +72,7 @@ static void node_check(void)
 		lease_table_close(table);
 		node_start();
 	}
+	held_renew();
 }
 
 static void check_outcome(int error, const struct ctl_reply *reply)
@@ -69,6 +85,7 @@ static void check_outcome(int error, const struct ctl_reply *reply)
 	case -EACCES:
 	case -ENOMEM:
 	case -ENOENT:
+	case -EIO: /* a Rebuild or Checksum that did something */
 		FM_ASSERT(reply->text[0] != '\0');
 		break;
 	default:
@@ -106,14 +123,46 @@ static uint64_t roll(uint64_t below)
 	return state % below;
 }
 
+/* A Rebuild as it might be asked for; nobody listens where its sources are said to be, and no flip
+ * of a bit makes "localhost" another host. */
+static int honest_rebuild(struct ctl_packed *packed)
+{
+	static struct ctl_piece pieces[3 * (1 + CTL_SOURCES_MAX)];
+	struct ctl_rebuild request = {.target = held,
+		.k = (uint8_t)(1 + roll(6)),
+		.m = (uint8_t)roll(4),
+		.count = 1 + (uint32_t)roll(3),
+		.pieces = pieces,
+		.rate_bytes_per_s = roll(2) * 1000000};
+	request.sources_count = roll(3) == 0 ? 1 : request.k;
+	request.position = (uint8_t)roll(2) * request.k;
+	for (unsigned i = 0; i < request.sources_count; i++) {
+		struct ctl_source *source = &request.sources[i];
+		source->capability = held;
+		source->position = (uint8_t)(i + (request.position == 0 && roll(4) != 0));
+		snprintf(source->endpoint, sizeof source->endpoint,
+			roll(2) ? "shm:/nonexistent/%u" : "tcp:localhost:%u", 1 + i);
+	}
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(pieces); i++)
+		pieces[i] = (struct ctl_piece){(uint32_t)roll(2), (uint32_t)roll(UINT32_MAX)};
+	return ctl_pack_rebuild(&request, packed);
+}
+
+static int honest_checksum(struct ctl_packed *packed)
+{
+	uint32_t slots[4];
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(slots); i++)
+		slots[i] = (uint32_t)(roll(8) == 0);
+	return ctl_pack_checksum(&held, slots, 1 + (unsigned)roll(FM_ARRAY_COUNT(slots)), packed);
+}
+
 /* A message some client might have sent, behind its method's byte. */
 static size_t honest_input(uint8_t *input)
 {
-	static const uint8_t client[CTL_CLIENT_BYTES] = {1};
 	struct fabric_capability capabilities[3] = {held, held, held};
 	struct ctl_packed packed = {0};
 	int error = 0;
-	input[0] = (uint8_t)roll(6);
+	input[0] = (uint8_t)roll(8);
 	if (input[0] == 0)
 		error = ctl_pack_reserve(client, 4096 * roll(20), &packed);
 	else if (input[0] <= 2)
@@ -121,6 +170,10 @@ static size_t honest_input(uint8_t *input)
 			capabilities, (unsigned)roll(4), &packed);
 	else if (input[0] == 3)
 		error = ctl_pack_fence(&held, &packed);
+	else if (input[0] == 5)
+		error = honest_rebuild(&packed);
+	else if (input[0] == 6)
+		error = honest_checksum(&packed);
 	FM_ASSERT_EQ(error, 0);
 	if (packed.length != 0)
 		memcpy(input + 1, packed.bytes, packed.length);

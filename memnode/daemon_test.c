@@ -169,6 +169,8 @@ TEST(mistakes_of_the_user_are_one_line_and_status_2)
 	check_refused("--huge-pages maybe", 2, "maybe");
 	check_refused("--orphan-keep yesterday", 2, "yesterday");
 	check_refused("--name a\"b", 2, "--name");
+	check_refused("--drain-grace soon", 2, "soon");
+	check_refused("--offload-nice 20", 2, "--offload-nice");
 	check_refused("--config /nonexistent/file", 2, "/nonexistent/file");
 }
 
@@ -340,6 +342,136 @@ static void reserve_at(const char *address, struct fabric_capability *capability
 	ctl_result_clear(&result);
 	ctl_client_close(client);
 	CHECK_EQ(error, 0);
+}
+
+/* Gives the lease back. */
+static void release_at(const char *address, const struct fabric_capability *capability)
+{
+	struct ctl_client *client;
+	struct ctl_packed packed;
+	struct ctl_result result;
+	CHECK_EQ(ctl_client_open(address, &client), 0);
+	CHECK_EQ(ctl_pack_leases(CTL_METHOD_RELEASE, capability, 1, &packed), 0);
+	struct ctl_request request = {
+		CTL_METHOD_RELEASE, packed.bytes, packed.length, 10 * NS_PER_S};
+	CHECK_EQ(ctl_client_call(client, &request, &result), 0);
+	ctl_packed_clear(&packed);
+	ctl_result_clear(&result);
+	ctl_client_close(client);
+}
+
+/* A daemon that has lent a region. */
+static void lender_start(struct daemon *daemon, const char *flags, char address[64],
+	struct fabric_capability *capability)
+{
+	daemon_start(daemon, flags);
+	CHECK(daemon_says(daemon, "\n"));
+	snprintf(address, 64, "127.0.0.1:%d", port_of(daemon, "ctl="));
+	reserve_at(address, capability);
+}
+
+static void await_draining(const char *address)
+{
+	struct ctl_stats stats = {0};
+	const uint64_t until_ns = clock_now_ns() + 10 * NS_PER_S;
+	while (!stats.load.draining) {
+		CHECK(clock_now_ns() < until_ns);
+		CHECK_EQ(stats_at(address, &stats), 0);
+	}
+}
+
+TEST(on_sigterm_it_waits_until_everything_lent_was_given_back)
+{
+	struct daemon daemon;
+	struct fabric_capability first, second;
+	struct ctl_stats stats;
+	char address[64];
+	lender_start(&daemon, "--listen 127.0.0.1:0 --memory 10M", address, &first);
+	reserve_at(address, &second);
+	CHECK_EQ(stats_at(address, &stats), 0);
+	CHECK(!stats.load.draining);
+	kill(daemon.pid, SIGTERM);
+	await_draining(address);
+	release_at(address, &first);
+	struct pollfd poller = {.fd = daemon.output};
+	CHECK_EQ(poll(&poller, 1, 500), 0); /* one region is still lent */
+	CHECK_EQ(stats_at(address, &stats), 0);
+	CHECK_EQ(stats.load.leases, 1);
+	release_at(address, &second);
+	const uint64_t before_ns = clock_now_ns();
+	CHECK_EQ(daemon_end(&daemon), 0);
+	CHECK(clock_now_ns() - before_ns < 5 * NS_PER_S);
+}
+
+TEST(a_drain_ends_with_its_grace_or_a_second_signal_and_sigint_never_waits)
+{
+	static const struct {
+		const char *flags;
+		int first, second;
+	} cases[] = {
+		{"--listen 127.0.0.1:0 --memory 10M", SIGTERM, SIGTERM},
+		{"--listen 127.0.0.1:0 --memory 10M", SIGTERM, SIGINT},
+		{"--listen 127.0.0.1:0 --memory 10M", SIGINT, 0},
+		{"--listen 127.0.0.1:0 --memory 10M --drain-grace 0s", SIGTERM, 0},
+		{"--listen 127.0.0.1:0 --memory 10M --drain-grace 700ms", SIGTERM, 0},
+	};
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(cases); i++) {
+		struct daemon daemon;
+		struct fabric_capability capability;
+		char address[64];
+		lender_start(&daemon, cases[i].flags, address, &capability);
+		const uint64_t before_ns = clock_now_ns();
+		kill(daemon.pid, cases[i].first);
+		if (cases[i].second != 0) {
+			await_draining(address);
+			kill(daemon.pid, cases[i].second);
+		}
+		CHECK_EQ(daemon_end(&daemon), 0);
+		const uint64_t took_ns = clock_now_ns() - before_ns;
+		CHECK(took_ns < 10 * NS_PER_S);
+		CHECK(strstr(cases[i].flags, "700ms") == NULL || took_ns >= 700 * NS_PER_MS);
+	}
+}
+
+/* How long one read takes. */
+static uint64_t read_ns(struct fabric_queue *queue, struct fabric_region *region)
+{
+	static uint8_t page[4096];
+	struct iovec iov = {page, sizeof page};
+	struct fabric_completion done;
+	const uint64_t before_ns = clock_now_ns();
+	struct fabric_transfer transfer = {
+		.iov = &iov, .iov_count = 1, .deadline_ns = before_ns + 10 * NS_PER_S};
+	CHECK_EQ(fabric_post_read(region, &transfer), 0);
+	CHECK_EQ(fabric_wait(queue, &done, 1, transfer.deadline_ns), 1);
+	CHECK_EQ(done.status, 0);
+	return clock_now_ns() - before_ns;
+}
+
+TEST(a_node_made_slow_for_tests_is_slow_on_tcp)
+{
+	static const struct fabric_queue_options options = {.depth = 4};
+	struct daemon daemon;
+	struct fabric_capability capability;
+	struct fabric_queue *queue;
+	struct fabric_region *region;
+	char address[64];
+	setenv("FARMEM_SLOW_READS", "20ms", 1);
+	lender_start(&daemon, "--listen 127.0.0.1:0 --memory 10M", address, &capability);
+	snprintf(address, sizeof address, "tcp:127.0.0.1:%d", port_of(&daemon, "data="));
+	CHECK_EQ(fabric_queue_open(&options, &queue), 0);
+	CHECK_EQ(fabric_attach(queue, address, &capability, clock_now_ns() + 5 * NS_PER_S, &region),
+		0);
+	for (unsigned i = 0; i < 3; i++)
+		CHECK(read_ns(queue, region) >= 20 * NS_PER_MS);
+	fabric_queue_close(queue);
+	kill(daemon.pid, SIGINT);
+	CHECK_EQ(daemon_end(&daemon), 0);
+	setenv("FARMEM_SLOW_READS", "a while", 1);
+	check_refused("--listen 127.0.0.1:0", 2, "a while");
+	setenv("FARMEM_SLOW_READS", "2s", 1);
+	check_refused("--listen 127.0.0.1:0", 2, "at most 1s");
+	unsetenv("FARMEM_SLOW_READS");
 }
 
 TEST(without_its_owner_it_ends_once_no_client_has_been_there_for_ten_seconds)

@@ -7,8 +7,8 @@
  *            reserve                tick: no sign of life for keepalive_ns
  *     FREE ----------> LEASED <----------------------------------------> ORPHANED
  *      ^                 |         keepalive, traffic                        |
- *      |                 | release                           release, or     |
- *      +-- REVOKING <----+------------------------- tick: orphan_keep_ns ----+
+ *      |                 | release, or                       release, or     |
+ *      +-- REVOKING <----+ tick: silent and never used       orphan_keep_ns -+
  *
  * Each place has a GATE, one atomic word {epoch:32, open:1, references:31}. Whoever touches the
  * memory holds a reference, taken while the gate was open under his epoch. Revoking and fencing
@@ -22,7 +22,9 @@
  *      names a lease.
  *   3. leased_bytes <= options.memory_bytes; it counts what is being made and what is being unmade.
  *   4. Memory is lent once: a new lease is a new memfd, which the kernel hands out zeroed.
- *   5. Only release and orphan_keep_ns without a sign of life destroy a lease's bytes.
+ *   5. Only release and orphan_keep_ns without a sign of life destroy a lease's bytes. A lease
+ * whose capability nobody has ever shown has none: when it falls silent, its client died before it
+ *      wrote down what it had been given, and it is revoked at once.
  *
  * Locks: table.mutex alone; callers may hold a connection's. `changed` is signalled when a closed
  * gate's last reference goes and when `busy` ends.
@@ -55,6 +57,7 @@ struct lease {
 	_Atomic uint64_t gate;
 	_Atomic bool touched; /* traffic since the last tick */
 	_Atomic bool shared;  /* the memfd was handed out */
+	_Atomic bool used;    /* its capability was shown since it was made */
 	struct lease_table *table;
 	/* Below: invariant 1, or the table's mutex. */
 	enum lease_state state;
@@ -220,7 +223,10 @@ static struct lease *lease_authorise(
 	const uint32_t epoch = GATE_EPOCH(atomic_load(&lease->gate));
 	if (capability->epoch > epoch || (capability->epoch < epoch && epochs == EPOCH_PRESENT))
 		return NULL;
-	return capability_matches(lease, capability) ? lease : NULL;
+	if (!capability_matches(lease, capability))
+		return NULL;
+	atomic_store_explicit(&lease->used, true, memory_order_relaxed);
+	return lease;
 }
 
 int lease_get(
@@ -233,6 +239,7 @@ int lease_get(
 		lease_put(l);
 		return refuse(capability);
 	}
+	atomic_store_explicit(&l->used, true, memory_order_relaxed);
 	*lease = l;
 	return 0;
 }
@@ -327,6 +334,7 @@ int lease_reserve(struct lease_table *table, const uint8_t client[16], uint64_t 
 	lease->alive_ns = clock_now_ns();
 	atomic_store(&lease->shared, false);
 	atomic_store(&lease->touched, false);
+	atomic_store(&lease->used, false);
 	lease->state = LEASE_LEASED;
 	gate_open(lease);
 	*capability = (struct fabric_capability){.lease = lease->id,
@@ -416,6 +424,12 @@ static void lease_age(struct lease_table *table, struct lease *lease, uint64_t n
 		return;
 	}
 	uint64_t silent_ns = now_ns > lease->alive_ns ? now_ns - lease->alive_ns : 0;
+	if (silent_ns > table->options.keepalive_ns && !atomic_load(&lease->used)) {
+		log_info("memnode: lease never used lease=%" PRIx64 " bytes=%" PRIu64, lease->id,
+			lease->region.bytes);
+		lease_revoke(table, lease);
+		return;
+	}
 	if (lease->state == LEASE_LEASED && silent_ns > table->options.keepalive_ns) {
 		log_info("memnode: lease orphaned lease=%" PRIx64 " silent_ns=%" PRIu64, lease->id,
 			silent_ns);

@@ -6,7 +6,7 @@
  * its memory is charged here, sealed against growing; revocation = cut connections, ftruncate(0),
  * never reused: the next lease gets a new memfd, which the kernel hands out zeroed. State: LEASED
  * -> ORPHANED (bytes kept, any keepalive or traffic revives) -> revoked by release, or after
- * orphan_keep.
+ * orphan_keep. One that was never used (attached or kept alive) is revoked instead of orphaned.
  */
 #ifndef FM_MEMNODE_LEASE_H
 #define FM_MEMNODE_LEASE_H

@@ -191,6 +191,35 @@ TEST(a_silent_client_is_orphaned_but_loses_no_byte_before_orphan_keep)
 	CHECK_EQ(lease_keepalive(table, &a), -EACCES);
 }
 
+TEST(a_lease_that_nobody_ever_used_goes_back_when_it_falls_silent)
+{
+	struct fabric_capability unused, kept, entered;
+	struct lease_table_options options = {.memory_bytes = 64 * MIB,
+		.keepalive_ns = 15 * NS_PER_S,
+		.orphan_keep_ns = 600 * NS_PER_S};
+	struct lease *lease;
+	begin(&options);
+	CHECK_EQ(lease_reserve(table, alice, MIB, &unused), 0);
+	CHECK_EQ(lease_reserve(table, alice, MIB, &kept), 0);
+	CHECK_EQ(lease_reserve(table, alice, MIB, &entered), 0);
+	CHECK_EQ(lease_keepalive(table, &kept), 0);
+	CHECK_EQ(lease_get(table, &entered, &lease), 0);
+	lease_put(lease);
+	fake_now_ns += 15 * NS_PER_S;
+	lease_table_tick(table, fake_now_ns);
+	CHECK_EQ(usage().leased_bytes, 3 * MIB);
+	fake_now_ns += NS_PER_S;
+	lease_table_tick(table, fake_now_ns);
+	CHECK_EQ(usage().leased_bytes, 2 * MIB);
+	CHECK_EQ(usage().orphaned_count, 2);
+	CHECK_EQ(lease_keepalive(table, &unused), -EACCES);
+	/* its place is lent again, as unused as any */
+	CHECK_EQ(lease_reserve(table, alice, MIB, &unused), 0);
+	fake_now_ns += 16 * NS_PER_S;
+	lease_table_tick(table, fake_now_ns);
+	CHECK_EQ(usage().leased_bytes, 2 * MIB);
+}
+
 TEST(traffic_alone_keeps_and_revives_a_lease)
 {
 	struct fabric_capability a;

@@ -330,10 +330,14 @@ static void daemon_close(struct daemon *daemon)
 		close(daemon->owner_fd);
 }
 
-/* True when the owner is gone and nobody has been connected for a while. */
+/* True when the owner is gone and nobody has been connected, or kept a lease, for a while. */
 static bool daemon_is_abandoned(struct daemon *daemon, bool owner_gone, uint64_t now_ns)
 {
-	if (!owner_gone || data_server_connections(daemon->data) != 0) {
+	struct lease_usage usage = {0};
+	if (owner_gone)
+		lease_table_usage(daemon->leases, &usage);
+	/* A lease that is kept alive has an agent; one that is not becomes an orphan in time. */
+	if (!owner_gone || data_server_connections(daemon->data) != 0 || usage.leased_count != 0) {
 		daemon->owner_idle_since_ns = 0;
 		return false;
 	}

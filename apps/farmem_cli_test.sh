@@ -110,6 +110,11 @@ case_of "top's JSON of nothing is an empty array" 0 '' "$farmem" top --once --js
 same "the empty array" "$out" "[]"
 case_of "top of a process that is not there says so" 1 "no process" "$farmem" top --once 999999
 case_of "top wants a number" 2 "'12x'" "$farmem" top --once 12x
+case_of "inspect wants a process" 2 "process id" "$farmem" inspect
+case_of "inspect wants one process" 2 "one process id only" "$farmem" inspect 1 2
+case_of "inspect wants a number" 2 "'12x'" "$farmem" inspect 12x
+case_of "inspect of a process that is not there says so" 3 "no process 999999" "$farmem" inspect 999999
+case_of "inspect of a process without far memory says so" 3 "no process $$" "$farmem" inspect $$
 mkfifo "$scratch/screen"
 exec 8<>"$scratch/screen"
 "$farmem" top --interval 50ms >&8 &
@@ -138,6 +143,18 @@ same "its budget is what was asked for" "${budget%%,*}" $((8 << 20))
 same "most of it is far: ${far%%,*} bytes" $? 0
 case_of "top shows it" 0 '' "$farmem" top --once "$pid"
 [[ $out == *"$pid perl"*"code 4+2"*"embedded-0"* ]] || verdict "top names process, code and nodes" "it does not"
+case_of "inspect finds every slot of it accounted for" 0 '' "$farmem" inspect --groups "$pid"
+for word in "$pid perl" "code 4+2" embedded-0 "group 0: 4+2, open" "column 5" " stable" " far" parity "consistent (running"; do
+	if [[ $out == *"$word"* ]]; then verdict "inspect says '$word'" ''; else verdict "inspect says '$word'" 'it does not'; fi
+done
+case_of "inspect tells each spanset when asked" 0 '' "$farmem" inspect "$pid" --records
+[[ $out == *"spanset 0: "*"; slots "* ]] || verdict "inspect names a spanset's slots" "it does not"
+kill -STOP "$pid"
+case_of "inspect of a stopped program is exact" 0 '' "$farmem" inspect --json "$pid"
+kill -CONT "$pid"
+for member in '"consistent":true' '"stopped":true' '"groups_moving":' '"slot-leaked":' '"near_with_far_copy":'; do
+	if [[ $out == *"$member"* ]]; then verdict "inspect's JSON has $member" ''; else verdict "inspect's JSON has $member" 'it has not'; fi
+done
 exec 7>&-
 wait "$pid"
 same "it ends as it would anywhere" $? 0

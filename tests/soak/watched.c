@@ -230,6 +230,20 @@ uint64_t watched_incarnation(const struct watched *watched, const char *name)
 	return incarnation;
 }
 
+bool watched_believes_in(const struct watched *watched, uint64_t incarnation)
+{
+	uint32_t count = atomic_load(&watched->catalog.header->nodes_count);
+
+	for (uint32_t i = 0; i < count && i < CATALOG_NODES_MAX; i++) {
+		const struct catalog_node *node = &watched->catalog.nodes[i];
+		uint32_t state = atomic_load(&node->state);
+
+		if (state != NODE_NONE && state != NODE_DOWN && node->incarnation == incarnation)
+			return true;
+	}
+	return false;
+}
+
 uint64_t watched_counter(const struct watched *watched, const char *name)
 {
 	for (unsigned i = 0; i < stats_numbers_count; i++)

@@ -53,7 +53,9 @@ bool watched_bears(const struct watched *watched, const char *name, watched_out 
 unsigned watched_columns_on(const struct watched *watched, uint64_t incarnation);
 /* Of the newest node of that name that is not DOWN; 0: none. */
 uint64_t watched_incarnation(const struct watched *watched, const char *name);
-/* Everything says so: sum of all counters of that name; 0 for an unknown one. */
+/* Some entry with this incarnation is not DOWN. */
+bool watched_believes_in(const struct watched *watched, uint64_t incarnation);
+/* 0 for an unknown one. */
 uint64_t watched_counter(const struct watched *watched, const char *name);
 
 /* A byte that was wronged on purpose. */

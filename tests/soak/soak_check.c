@@ -1,0 +1,264 @@
+/*
+ * tests/soak/soak_check.c: what must hold: full redundancy in peace, every slot accounted for,
+ * leases given back, memory flat, nothing left behind.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/soak/soak.h"
+
+#define LIVES_MAX 96
+#define SAMPLE_NS NS_PER_S
+#define AUDIT_NS (10 * NS_PER_S)
+#define INSPECT_NS (60 * NS_PER_S)
+#define INSPECT_NOTHING 3 /* exit status of farmem inspect: nothing to look at */
+
+/* ---- redundancy ---- */
+
+static bool all_whole(void)
+{
+	struct health health;
+	bool whole = true;
+
+	for (unsigned i = 0; i < soak.programs_count; i++) {
+		if (!soak.programs[i].watching)
+			continue;
+		watched_health(&soak.programs[i].watched, &health);
+		whole &= health_whole(&health);
+	}
+	return whole;
+}
+
+static void say_health(const struct program *program)
+{
+	struct health health;
+
+	watched_health(&program->watched, &health);
+	soak_say("%s: %u groups, %u open, %u closed, %u evacuating; columns lost %u, moving %u, on "
+		 "nodes not up %u; narrow %u",
+		program->name, health.groups, health.open, health.closed, health.evacuating,
+		health.lost, health.moving, health.unwell, health.narrow);
+}
+
+void check_whole(void)
+{
+	uint64_t started_ns = clock_now_ns();
+
+	while (!all_whole() && !soak.failed) {
+		if (clock_now_ns() - started_ns > SOAK_WHOLE_NS) {
+			soak_fail("no full redundancy after %llu s of peace",
+				(unsigned long long)(SOAK_WHOLE_NS / NS_PER_S));
+			for (unsigned i = 0; i < soak.programs_count; i++)
+				if (soak.programs[i].watching)
+					say_health(&soak.programs[i]);
+		}
+		soak_tick();
+	}
+	if (!soak.failed)
+		soak_say("full redundancy after %.1f s of peace",
+			(double)(clock_now_ns() - started_ns) / 1e9);
+}
+
+/* ---- slots ---- */
+
+static void program_audit(struct program *program, bool stopped)
+{
+	char farmem[300], pid[16], out[96];
+	const char *const words[] = {farmem, "inspect", "--dir", program->dir, pid, NULL};
+	struct start start = {.words = words, .out = out, .log = out, .keep_fd = -1};
+	int status;
+
+	snprintf(farmem, sizeof farmem, "%s/farmem", soak.build);
+	snprintf(pid, sizeof pid, "%d", (int)program->pid);
+	snprintf(out, sizeof out, "%s/inspect-%s.out", soak.scratch, program->name);
+	unlink(out);
+	if (stopped)
+		kill(program->pid, SIGSTOP);
+	status = process_run(&start, INSPECT_NS);
+	if (stopped && program->cont_ns == 0)
+		kill(program->pid, SIGCONT);
+	if (status == INSPECT_NOTHING || status == 0) {
+		soak.audits += status == 0;
+		return;
+	}
+	soak_fail("farmem inspect of %s (%s): status %d: see %s", program->name,
+		stopped ? "stopped" : "running", status, out);
+}
+
+void check_slots(bool stopped)
+{
+	for (unsigned i = 0; i < soak.programs_count; i++)
+		if (soak.programs[i].watching && soak.programs[i].pid > 0)
+			program_audit(&soak.programs[i], stopped);
+}
+
+/* One program after the other, standing still every second time. */
+static void audit_tick(uint64_t now_ns)
+{
+	static uint64_t next_ns;
+	static unsigned turn;
+	struct program *program = &soak.programs[turn % soak.programs_count];
+
+	if (now_ns < next_ns || soak.over)
+		return;
+	next_ns = now_ns + AUDIT_NS;
+	if (program->watching && program->pid > 0)
+		program_audit(program, turn / soak.programs_count % 2);
+	turn++;
+}
+
+/* ---- leases ---- */
+
+void check_leases(void)
+{
+	uint64_t started_ns = clock_now_ns();
+	int leases;
+
+	while ((leases = nodes_leases()) != 0 && !soak.failed) {
+		if (clock_now_ns() - started_ns > SOAK_LEASES_NS)
+			soak_fail("%d leases are held by nobody after %llu s", leases,
+				(unsigned long long)(SOAK_LEASES_NS / NS_PER_S));
+		soak_tick();
+	}
+	if (!soak.failed && !soak.options.shm)
+		soak_say("all leases are given back, after %.1f s",
+			(double)(clock_now_ns() - started_ns) / 1e9);
+}
+
+/* ---- memory ---- */
+
+/* Of one process: least squares over its samples, once it is warm. */
+struct life {
+	pid_t pid;
+	char who[32];
+	uint64_t born_ns;
+	bool seen;
+	double count, t, y, tt, ty; /* sums; minutes and KiB */
+	double first, last, span;
+};
+static struct life lives[LIVES_MAX];
+
+static double life_slope(const struct life *life)
+{
+	double spread = life->count * life->tt - life->t * life->t;
+
+	return spread > 0 ? (life->count * life->ty - life->t * life->y) / spread : 0;
+}
+
+static void life_judge(struct life *life)
+{
+	double growth = life->last - life->first, slope = life_slope(life);
+	bool is_long = life->span * 60 >= (double)SOAK_LONG_NS / 1e9;
+
+	life->pid = 0;
+	if (life->count < 5)
+		return;
+	soak.lives++;
+	if (growth > soak.growth_worst)
+		soak.growth_worst = growth;
+	if (is_long && slope > soak.slope_worst) {
+		soak.slope_worst = slope;
+		snprintf(soak.slope_who, sizeof soak.slope_who, "%s", life->who);
+	}
+	if (is_long ? slope > SOAK_SLOPE_MAX_KIB_PER_MIN : growth > SOAK_GROWTH_MAX_KIB)
+		soak_fail("memory of %s grew by %.0f KiB in %.1f min, %.0f KiB a minute", life->who,
+			growth, life->span, slope);
+}
+
+static void life_sample(struct life *life, uint64_t now_ns)
+{
+	double kib = process_anonymous_kib(life->pid);
+	double minutes = (double)(now_ns - life->born_ns) / 60e9;
+
+	if (kib < 0 || now_ns - life->born_ns < SOAK_WARM_NS)
+		return;
+	if (life->count == 0)
+		life->first = kib;
+	life->count++;
+	life->t += minutes;
+	life->y += kib;
+	life->tt += minutes * minutes;
+	life->ty += minutes * kib;
+	life->last = kib;
+	life->span = minutes - (double)SOAK_WARM_NS / 60e9;
+}
+
+static void lives_each(void *context, pid_t pid, const char *name)
+{
+	uint64_t now_ns = *(const uint64_t *)context;
+	struct life *life = NULL;
+
+	if (strncmp(name, "farmem-agent", 12) != 0 && strncmp(name, "farmem-memnode", 14) != 0)
+		return;
+	for (unsigned i = 0; i < LIVES_MAX; i++)
+		if (lives[i].pid == pid)
+			life = &lives[i];
+	for (unsigned i = 0; i < LIVES_MAX && !life; i++)
+		if (lives[i].pid == 0) {
+			life = &lives[i];
+			memset(life, 0, sizeof *life);
+			life->pid = pid;
+			life->born_ns = now_ns;
+			snprintf(life->who, sizeof life->who, "%s %d", name, (int)pid);
+		}
+	if (!life)
+		return;
+	life->seen = true;
+	life_sample(life, now_ns);
+}
+
+static void memory_tick(uint64_t now_ns)
+{
+	static uint64_t next_ns;
+
+	if (now_ns < next_ns)
+		return;
+	next_ns = now_ns + SAMPLE_NS;
+	for (unsigned i = 0; i < LIVES_MAX; i++)
+		lives[i].seen = false;
+	process_each(soak.scratch, lives_each, &now_ns);
+	for (unsigned i = 0; i < soak.places_count; i++)
+		if (soak.places[i].pid > 0)
+			lives_each(&now_ns, soak.places[i].pid, "farmem-memnode");
+	for (unsigned i = 0; i < LIVES_MAX; i++)
+		if (lives[i].pid && !lives[i].seen)
+			life_judge(&lives[i]);
+}
+
+void check_memory_end(void)
+{
+	for (unsigned i = 0; i < LIVES_MAX; i++)
+		if (lives[i].pid)
+			life_judge(&lives[i]);
+}
+
+void check_tick(uint64_t now_ns)
+{
+	memory_tick(now_ns);
+	audit_tick(now_ns);
+}
+
+/* ---- left behind ---- */
+
+static void left_each(void *context, pid_t pid, const char *name)
+{
+	(void)pid;
+	snprintf(context, 64, "%.32s %d", name, (int)pid);
+}
+
+void check_left_behind(void)
+{
+	uint64_t until_ns = clock_now_ns() + SOAK_GONE_NS;
+	char left[64];
+
+	do {
+		left[0] = '\0';
+		process_each(soak.scratch, left_each, left);
+		soak_tick();
+	} while (left[0] && clock_now_ns() < until_ns && !soak.failed);
+	if (left[0] && !soak.failed)
+		soak_fail("left behind: %s", left);
+}

@@ -35,7 +35,8 @@ const char *inspect_span_state(unsigned state);
 
 struct inspect_repair {
 	bool active;
-	bool copies; /* drain; else decoded from the others */
+	bool copies;   /* drain; else decoded from the others */
+	unsigned next; /* index into the column's places */
 	uint32_t node;
 	uint64_t done, total, started_ns;
 	double share;   /* 0..1 */

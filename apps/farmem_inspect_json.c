@@ -68,7 +68,7 @@ static cJSON *column_object(const struct inspect *inspect, uint32_t group, unsig
 	number(object, "named_slots", g->named[pos]);
 	if (!repair.active)
 		return object;
-	next = place_object(&column->places[(generation + 1) & 1]);
+	next = place_object(&column->places[repair.next & 1]);
 	cJSON_AddStringToObject(next, "kind", repair.copies ? "copy" : "decode");
 	number(next, "done_slots", repair.done);
 	number(next, "total_slots", repair.total);

@@ -73,7 +73,6 @@ struct inspect_repair inspect_repair(const struct inspect *inspect, uint32_t gro
 	const struct catalog *c = &inspect->audit.catalog;
 	const struct catalog_column *column = &c->groups[group].columns[pos];
 	uint32_t index = atomic_load_explicit(&column->repair, memory_order_acquire);
-	uint32_t generation = atomic_load_explicit(&column->generation, memory_order_acquire);
 	struct inspect_repair repair = {.active = false, .seconds = -1};
 	const struct catalog_repair *r;
 	double ran;
@@ -83,7 +82,8 @@ struct inspect_repair inspect_repair(const struct inspect *inspect, uint32_t gro
 	r = &c->repairs[index - 1];
 	repair.active = true;
 	repair.copies = r->kind == REPAIR_COPY;
-	repair.node = column->places[(generation + 1) & 1].node % CATALOG_NODES_MAX;
+	repair.next = (r->generation + 1) & 1;
+	repair.node = column->places[repair.next].node % CATALOG_NODES_MAX;
 	repair.done = atomic_load_explicit(&r->done_count, memory_order_relaxed);
 	repair.total = atomic_load_explicit(&r->total_count, memory_order_relaxed);
 	repair.started_ns = atomic_load_explicit(&r->started_ns, memory_order_relaxed);

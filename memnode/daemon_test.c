@@ -482,7 +482,7 @@ TEST(without_its_owner_it_ends_once_no_client_has_been_there_for_ten_seconds)
 	struct fabric_queue *queue;
 	struct fabric_region *region;
 	struct fabric_queue_options options = {.depth = 4};
-	snprintf(flags, sizeof flags, "--dir %s --owner-fd 8", in_scratch("owned"));
+	snprintf(flags, sizeof flags, "--dir %s --owner-fd 8 --keepalive 5s", in_scratch("owned"));
 	daemon_start(&daemon, flags);
 	CHECK(daemon_says(&daemon, "\n"));
 	snprintf(address, sizeof address, "unix:%s/ctl.sock", in_scratch("owned"));

@@ -31,6 +31,7 @@ struct fm_config {
 	uint64_t read_ahead;        /* most neighbours fetched with a span; 0: none; default 8 */
 	uint64_t fetch_deadline_ns; /* default 200ms; then the read goes degraded */
 	uint64_t store_deadline_ns; /* default 2s */
+	uint64_t scrub_period_ns;   /* everything is read once in it; 0: never; default 24h */
 	/* run-time directory; empty: /run/farmem, $XDG_RUNTIME_DIR/farmem or /tmp/farmem-UID */
 	char dir[256];
 	char log[256];      /* log file; empty: stderr */

@@ -7,8 +7,10 @@
  *     agent_nodes.c     membership: which nodes there are, which are up, keepalives
  *     agent_groups.c    groups: placement, reservation, release
  *     agent_embedded.c  nodes of our own on this machine; agent_spawner.c starts them
- *     agent_repair.c    columns that are replaced: RPCs, throttle; column.c the catalog's side of
- * it agent_drain.c     columns that leave a node; agent_evacuate.c groups that are given up
+ *     agent_repair.c    columns that are replaced; column.c is the catalog's side of it
+ *     agent_rebuild.c   the calls that replace them; agent_throttle.c how fast
+ *     agent_drain.c     columns that leave a node
+ *     agent_evacuate.c  groups that are given up, because hosts are too few or enough again
  *     agent_scrub.c     reads everything now and then
  *     agent_stats.c     JSON for `farmem top`
  *
@@ -131,6 +133,7 @@ struct agent_column {
 
 struct agent_group {
 	uint8_t k, m;
+	bool retired; /* empty, its leases given back */
 	struct agent_column columns[EC_N_MAX];
 };
 
@@ -233,11 +236,25 @@ unsigned groups_lose(struct agent_runtime *runtime, unsigned node);
 bool groups_need(const struct agent *agent, unsigned node);
 void member_release(struct agent_member *member, const struct fabric_capability *capability);
 void member_flush_releases(struct agent_member *member);
-/* May new columns be put there (drain, quarantine, room aside)? */
+/* May new columns be put there, room aside: not while it drains or is quarantined. */
 bool member_is_usable(const struct agent_member *member, uint64_t now_ns);
-
-/* ---- agent_repair.c: has a timer of its own (begun by nodes_begin), so nobody need call it ----
+bool member_is_draining(const struct agent_member *member);
+/*
+ * The best host for a column's replacement: up, with room, not used by the group's other columns.
+ * NULL: none; *later: there is one, but not at this moment (it refused lately, or has enough
+ * rebuilds to do).
  */
+struct agent_member *groups_replacement(
+	struct agent_runtime *runtime, unsigned group, unsigned position, bool *later);
+/* The widest code that hosts and their room allow now. 0, -ENOMEM, -EAGAIN. */
+int groups_code_now(struct agent_runtime *runtime, struct option_code *code, unsigned *hosts);
+/* Its leases go back, the runtime has no use for it any more. */
+void groups_retire(struct agent_runtime *runtime, unsigned group);
+/* A lease on that node is ours no more: given back if the node is there. */
+void groups_give_back(
+	struct agent *agent, unsigned node, const struct fabric_capability *capability);
+
+/* ---- agent_repair.c: has a timer of its own, begun by nodes_begin ---- */
 /* 0 or -errno. */
 int repair_begin(struct agent *agent) FM_MUST_USE;
 /*
@@ -279,15 +296,6 @@ int spawner_open(void);
 int spawner_send(int socket, const struct spawner_message *message, int fd_or_minus_1);
 /* 0, -EAGAIN, -ECONNRESET. */
 int spawner_receive(int socket, struct spawner_message *message, int *fd);
-
-/* ---- agent_repair.c ---- */
-/* A runtime that an earlier agent served is ours now: goes on with the repairs active in its
- * catalog. Its groups and nodes are adopted already. */
-void repair_adopt(struct agent_runtime *runtime);
-
-/* ---- agent_drain.c ---- */
-/* Begins to empty a node, or stops doing so. 0, -ENOENT no such node, -EALREADY. */
-int drain_request(struct agent *agent, const char *name, bool begin) FM_MUST_USE;
 
 /* ---- agent_scrub.c: on the timer of agent_repair.c ---- */
 int scrub_begin(struct agent *agent) FM_MUST_USE;

@@ -28,6 +28,8 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/agent/agent.h"
+#include "farmem/agent/agent_repair.h"
+#include "farmem/agent/column.h"
 
 struct attempt_column {
 	struct attempt *attempt;
@@ -110,18 +112,36 @@ void member_flush_releases(struct agent_member *member)
 	ctl_packed_clear(&packed);
 }
 
+void groups_give_back(
+	struct agent *agent, unsigned node, const struct fabric_capability *capability)
+{
+	struct agent_member *member;
+	if (node >= agent->nodes_count || agent->nodes[node].state == NODE_DOWN ||
+		agent->nodes[node].incarnation != capability->incarnation)
+		return; /* what it had lent went with it */
+	member = &agent->members[agent->nodes[node].member];
+	member_release(member, capability);
+}
+
+void groups_retire(struct agent_runtime *runtime, unsigned index)
+{
+	struct agent *agent = runtime->source.agent;
+	struct agent_group *group = &runtime->groups[index];
+	if (group->retired)
+		return;
+	for (unsigned p = 0; p < (unsigned)group->k + group->m; p++)
+		if (!group->columns[p].lost)
+			groups_give_back(
+				agent, group->columns[p].node, &group->columns[p].capability);
+	group->retired = true;
+}
+
 void groups_release(struct agent_runtime *runtime)
 {
 	struct agent *agent = runtime->source.agent;
-	for (unsigned g = 0; g < runtime->groups_count; g++) {
-		struct agent_group *group = &runtime->groups[g];
-		for (unsigned p = 0; p < (unsigned)group->k + group->m; p++) {
-			struct agent_column *column = &group->columns[p];
-			struct agent_node *node = &agent->nodes[column->node];
-			if (!column->lost && node->state != NODE_DOWN)
-				member_release(&agent->members[node->member], &column->capability);
-		}
-	}
+	repair_forget(runtime);
+	for (unsigned g = 0; g < runtime->groups_count; g++)
+		groups_retire(runtime, g);
 	runtime->groups_count = 0;
 	for (unsigned i = 0; i < agent->members_count; i++)
 		member_flush_releases(&agent->members[i]);
@@ -134,13 +154,11 @@ unsigned groups_lose(struct agent_runtime *runtime, unsigned node)
 	unsigned count = 0;
 	for (unsigned g = 0; g < runtime->groups_count; g++) {
 		struct agent_group *group = &runtime->groups[g];
-		struct catalog_group *entry = &runtime->catalog.groups[g];
-		for (unsigned p = 0; p < (unsigned)group->k + group->m; p++) {
+		for (unsigned p = 0; p < (unsigned)group->k + group->m && !group->retired; p++) {
 			if (group->columns[p].node != node || group->columns[p].lost)
 				continue;
 			group->columns[p].lost = true;
-			atomic_store_explicit(&entry->state, GROUP_CLOSED, memory_order_release);
-			atomic_store_explicit(&entry->columns[p].lost, 1, memory_order_release);
+			column_lose(&runtime->catalog, g, p);
 			count++;
 		}
 	}
@@ -156,7 +174,7 @@ bool groups_need(const struct agent *agent, unsigned node)
 			unsigned lost = 0;
 			for (unsigned p = 0; p < (unsigned)group->k + group->m; p++)
 				lost += group->columns[p].lost || group->columns[p].node == node;
-			if (lost > group->m)
+			if (lost > group->m && !group->retired)
 				return true;
 		}
 	}
@@ -195,6 +213,17 @@ struct plan {
 	struct candidate candidates[AGENT_MEMBERS_MAX];
 };
 
+bool member_is_draining(const struct agent_member *member)
+{
+	return member->drain_asked || member->drain_said;
+}
+
+bool member_is_usable(const struct agent_member *member, uint64_t now_ns)
+{
+	return member->state == MEMBER_UP && !member_is_draining(member) &&
+	       now_ns >= member->quarantined_until_ns;
+}
+
 static bool member_has_room(const struct agent_member *member, uint64_t bytes, uint64_t now_ns)
 {
 	return now_ns >= member->avoid_until_ns &&
@@ -225,7 +254,7 @@ static int candidate_compare(const void *a, const void *b)
 	return x->member->index < y->member->index ? -1 : 1;
 }
 
-static void plan_make(struct agent *agent, uint64_t bytes, struct plan *plan)
+static void plan_gather(struct agent *agent, uint64_t bytes, bool quarantined, struct plan *plan)
 {
 	uint64_t now_ns = clock_now_ns();
 	bool live[CATALOG_NODES_MAX] = {false};
@@ -233,7 +262,8 @@ static void plan_make(struct agent *agent, uint64_t bytes, struct plan *plan)
 	plan->busy = false;
 	for (unsigned i = 0; i < agent->members_count; i++) {
 		struct agent_member *member = &agent->members[i];
-		if (member->state != MEMBER_UP)
+		if (member->state != MEMBER_UP || member_is_draining(member) ||
+			(!quarantined && !member_is_usable(member, now_ns)))
 			continue;
 		uint32_t host = agent->nodes[member->node].host;
 		plan->live_count += !live[host];
@@ -243,6 +273,15 @@ static void plan_make(struct agent *agent, uint64_t bytes, struct plan *plan)
 			plan_add(plan, member);
 	}
 	qsort(plan->candidates, plan->room_count, sizeof plan->candidates[0], candidate_compare);
+}
+
+/* Without the quarantined, unless hosts would be too few for k + m then. */
+static void plan_make(
+	struct agent *agent, uint64_t bytes, struct option_code wish, struct plan *plan)
+{
+	plan_gather(agent, bytes, false, plan);
+	if (plan->room_count < wish.k + wish.m)
+		plan_gather(agent, bytes, true, plan);
 }
 
 /* The code for this plan, or -ENOMEM when the hosts are there but full, -EAGAIN when none is up. */
@@ -256,6 +295,62 @@ static int plan_code(const struct plan *plan, struct option_code wish, struct op
 	if (plan->room_count > 0 && code->m == by_live.m)
 		return 0;
 	return plan->busy ? -EAGAIN : -ENOMEM;
+}
+
+/* Is the host used by another column of the group, or meant for one? */
+static bool group_uses_host(
+	const struct agent_runtime *runtime, unsigned index, unsigned position, uint32_t host)
+{
+	const struct agent *agent = runtime->source.agent;
+	const struct agent_group *group = &runtime->groups[index];
+	for (unsigned p = 0; p < (unsigned)group->k + group->m; p++) {
+		const struct repair *repair = repair_of(runtime, index, p);
+		if (p == position)
+			continue;
+		if (!group->columns[p].lost && agent->nodes[group->columns[p].node].host == host)
+			return true;
+		if (repair != NULL && repair->node >= 0 && agent->nodes[repair->node].host == host)
+			return true;
+	}
+	return false;
+}
+
+struct agent_member *groups_replacement(
+	struct agent_runtime *runtime, unsigned index, unsigned position, bool *later)
+{
+	static struct plan plan;
+	struct agent *agent = runtime->source.agent;
+	uint64_t now_ns = clock_now_ns();
+	struct agent_member *best = NULL;
+	*later = false;
+	plan_gather(agent, runtime->region_bytes, true, &plan);
+	*later = plan.busy;
+	for (unsigned i = 0; i < plan.room_count; i++) {
+		struct agent_member *member = plan.candidates[i].member;
+		if (group_uses_host(runtime, index, position, plan.candidates[i].host))
+			continue;
+		/* A drained column does not come back to the node it leaves. */
+		if (!runtime->groups[index].columns[position].lost &&
+			runtime->groups[index].columns[position].node == member->node)
+			continue;
+		if (now_ns < member->repair_avoid_ns || member->repairs_in >= REPAIR_IN_MAX) {
+			*later = true;
+			continue;
+		}
+		/* The quarantined last. */
+		if (best == NULL || (now_ns < best->quarantined_until_ns &&
+					    now_ns >= member->quarantined_until_ns))
+			best = member;
+	}
+	return best;
+}
+
+int groups_code_now(struct agent_runtime *runtime, struct option_code *code, unsigned *hosts)
+{
+	static struct plan plan;
+	plan_make(runtime->source.agent, runtime->region_bytes, runtime->wish, &plan);
+	*hosts = plan.live_count;
+	return plan_code(&plan, runtime->wish, code);
 }
 
 /* ---- telling ---- */
@@ -415,6 +510,7 @@ static int attempt_show(struct attempt *attempt)
 	if (group == NULL || runtime->groups_count == CATALOG_GROUPS_MAX)
 		return -ENOMEM;
 	struct catalog_group *entry = &runtime->catalog.groups[runtime->groups_count];
+	memset(group, 0, sizeof *group);
 	group->k = entry->k = attempt->k;
 	group->m = entry->m = attempt->m;
 	entry->slot_count = (uint32_t)FM_MIN(runtime->region_bytes / FM_PAGE_SIZE, 1ull << 20);
@@ -443,7 +539,7 @@ static struct agent_member *attempt_replacement(const struct attempt *attempt)
 {
 	static struct plan plan;
 	struct agent *agent = attempt->runtime->source.agent;
-	plan_make(agent, attempt->bytes, &plan);
+	plan_make(agent, attempt->bytes, (struct option_code){attempt->k, attempt->m}, &plan);
 	for (unsigned i = 0; i < plan.room_count; i++) {
 		bool used = false;
 		for (unsigned p = 0; p < (unsigned)attempt->k + attempt->m; p++)
@@ -530,7 +626,7 @@ void groups_fill(struct agent_runtime *runtime)
 	while (runtime->attempts_running < AGENT_ATTEMPTS_MAX &&
 		runtime->groups_count + runtime->attempts_running < wanted) {
 		struct option_code code;
-		plan_make(agent, runtime->region_bytes, &plan);
+		plan_make(agent, runtime->region_bytes, wish, &plan);
 		int error = plan_code(&plan, wish, &code);
 		if (nodes_settling(agent, clock_now_ns()) &&
 			(error != 0 || code.k != wish.k || code.m != wish.m))

@@ -15,6 +15,8 @@
  *      while some group would have more than m lost columns without it (it stays SUSPECT). Nor is
  *      an embedded node whose process lives, nor anybody when we ourselves were late.
  *   3. A keepalive brings SUSPECT back to UP only where SUSPECT had been seen before it was sent.
+ *   4. Who goes down AGENT_FLAPS_MAX times and once more within AGENT_FLAP_WINDOW_NS is
+ * quarantined: no new columns there for a pause that doubles, while other hosts are enough.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -25,6 +27,8 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/agent/agent.h"
+#include "farmem/agent/agent_repair.h"
+#include "farmem/agent/column.h"
 #include "rpc/resolve.h"
 
 /* A question under way. */
@@ -156,6 +160,26 @@ static void member_become_up(struct agent_member *member, const struct question 
 	}
 }
 
+/* Down too often lately: it is passed over for a while (invariant 4). */
+static void member_flapped(struct agent_member *member)
+{
+	uint64_t now_ns = clock_now_ns();
+	uint64_t *oldest = &member->flaps_ns[member->flaps_count % AGENT_FLAPS_MAX];
+	bool often =
+		member->flaps_count >= AGENT_FLAPS_MAX && now_ns - *oldest < AGENT_FLAP_WINDOW_NS;
+	*oldest = now_ns;
+	member->flaps_count++;
+	if (!often || now_ns < member->quarantined_until_ns)
+		return;
+	uint64_t pause_ns = FM_MIN(AGENT_QUARANTINE_FIRST_NS << FM_MIN(member->quarantines, 10u),
+		AGENT_QUARANTINE_MAX_NS);
+	member->quarantines++;
+	member->quarantined_until_ns = now_ns + pause_ns;
+	runtime_notice(member->agent, NULL, LOG_WARN,
+		"memory node %s goes down again and again: no new memory is put there for %llu s",
+		member->name, (unsigned long long)(pause_ns / NS_PER_S));
+}
+
 void node_down(struct agent_member *member, const char *reason)
 {
 	struct agent *agent = member->agent;
@@ -178,7 +202,11 @@ void node_down(struct agent_member *member, const char *reason)
 	runtime_notice(agent, NULL, LOG_WARN,
 		"memory node %s is down: %s; %u groups go on with what is left", member->name,
 		reason, groups);
+	unsigned index = (unsigned)member->node;
 	member->node = -1;
+	member->drain_said = false; /* the next incarnation has said nothing */
+	member_flapped(member);
+	repair_node_down(agent, index);
 	runtimes_poke(agent);
 }
 
@@ -325,9 +353,28 @@ static void member_join(struct agent_member *member, const struct ctl_stats *sta
 	member->said = false;
 	member_make_node(member, stats);
 	member_release_lost(member, stats->incarnation);
+	repair_pay(member, stats->incarnation);
+	repair_poke(agent);
 }
 
 /* ---- asking ---- */
+
+/* Regions that are being filled: no column of a group yet. Few; what does not fit is kept alive by
+ * its traffic. */
+static void collect_targets(struct agent_member *member, struct question *question,
+	struct fabric_capability *capabilities)
+{
+	const struct repair_agent *all = member->agent->repair;
+	for (unsigned i = 0; all != NULL && i < all->count; i++) {
+		const struct repair *repair = all->repairs[i];
+		if (repair->node != member->node || !repair->held ||
+			question->count == CTL_LEASES_MAX)
+			continue;
+		capabilities[question->count] = repair->capability;
+		question->leases[question->count++] = (struct asked_lease){
+			NULL, repair->capability.lease, repair->group, repair->position};
+	}
+}
 
 static void collect_leases(struct agent_member *member, struct question *question,
 	struct fabric_capability *capabilities)
@@ -340,7 +387,8 @@ static void collect_leases(struct agent_member *member, struct question *questio
 			struct agent_group *group = &runtime->groups[g];
 			for (unsigned p = 0; p < (unsigned)group->k + group->m; p++) {
 				struct agent_column *column = &group->columns[p];
-				if (column->node != member->node || column->lost || seen++ < skip ||
+				if (column->node != member->node || column->lost ||
+					group->retired || seen++ < skip ||
 					question->count == CTL_LEASES_MAX)
 					continue;
 				capabilities[question->count] = column->capability;
@@ -349,8 +397,10 @@ static void collect_leases(struct agent_member *member, struct question *questio
 			}
 		}
 	}
+	unsigned columns = question->count;
+	collect_targets(member, question, capabilities);
 	/* More than fit take turns; 15 turns fit into the node's --keepalive. */
-	member->keepalive_cursor = skip + question->count < seen ? skip + question->count : 0;
+	member->keepalive_cursor = skip + columns < seen ? skip + columns : 0;
 }
 
 static void note_suspects(const struct agent_member *member, struct question *question)
@@ -411,7 +461,13 @@ static void lose_leases(struct agent_member *member, const struct question *ques
 {
 	for (unsigned i = 0; i < answer->count; i++) {
 		const struct asked_lease *lease = &question->leases[i];
-		if (!answer->lost[i] || !runtime_is_there(member->agent, lease->runtime) ||
+		if (!answer->lost[i])
+			continue;
+		if (lease->runtime == NULL) {
+			repair_lease_lost(member->agent, question->node, lease->lease);
+			continue;
+		}
+		if (!runtime_is_there(member->agent, lease->runtime) ||
 			lease->group >= lease->runtime->groups_count)
 			continue;
 		struct agent_group *group = &lease->runtime->groups[lease->group];
@@ -419,11 +475,9 @@ static void lose_leases(struct agent_member *member, const struct question *ques
 			group->columns[lease->position].capability.lease != lease->lease)
 			continue;
 		group->columns[lease->position].lost = true;
-		struct catalog_group *entry = &lease->runtime->catalog.groups[lease->group];
-		atomic_store_explicit(
-			&entry->columns[lease->position].lost, 1, memory_order_release);
-		atomic_store_explicit(&entry->state, GROUP_CLOSED, memory_order_release);
+		column_lose(&lease->runtime->catalog, lease->group, lease->position);
 		lease->runtime->tell_nodes = true;
+		repair_poke(member->agent);
 		runtime_notice(member->agent, lease->runtime, LOG_WARN,
 			"memory node %s has revoked a lease of group %u", member->name,
 			lease->group);
@@ -455,6 +509,7 @@ static void keepalive_answered(struct agent_member *member, const struct questio
 	member->load = answer.load;
 	agent->nodes[member->node].rtt_ns = clock_now_ns() - question->sent_ns;
 	show_load(agent, (unsigned)member->node);
+	drain_said(member, answer.load.draining);
 	lose_leases(member, question, &answer);
 	member_become_up(member, question);
 }
@@ -586,6 +641,9 @@ int nodes_begin(struct agent *agent)
 		member->node = -1;
 		member->ready_pipe.fd = -1;
 	}
+	int error = repair_begin(agent);
+	if (error != 0)
+		return error;
 	return agent->embedded ? embedded_begin(agent) : static_begin(agent);
 }
 

@@ -53,7 +53,6 @@ struct repair {
 	bool hopeless; /* fewer than k sources: not counted as working */
 	bool doubt;    /* a call that ended without an answer may still store there */
 	bool progress; /* something was done since the scan began */
-	unsigned idle_scans;
 	struct column_job job;
 	struct agent_member *member; /* the target's */
 	int node;
@@ -63,7 +62,6 @@ struct repair {
 	unsigned target_failures;
 	uint64_t not_before_ns, pause_ns;
 	uint64_t begun_ns, rebuilt_bytes;
-	uint64_t rate_from_ns, rate_bytes; /* for figures: since when, how much */
 	unsigned pending_count;
 	struct column_entry pending[REPAIR_BATCH_MAX];
 	unsigned retries_count;

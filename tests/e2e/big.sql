@@ -1,4 +1,4 @@
--- tests/e2e/big.sql: 1 M rows in memory, indexed joins, random updates, checked sums. `.system` marks the progress
+-- tests/e2e/big.sql: 1 M rows in memory (fewer by sqlite_script of lib.sh), indexed joins, random updates, checked sums. `.system` marks the progress
 -- for scripts that kill nodes meanwhile, and starts children of a program that is mostly far.
 .bail on
 PRAGMA temp_store = MEMORY;

@@ -237,6 +237,12 @@ end_far() {
 	{ wait "$FAR_PID"; } 2>/dev/null
 }
 
+# sqlite_script ROWS: big.sql with so many rows, in SCRIPT.
+sqlite_script() {
+	SCRIPT=$T/big.sql
+	sed "s/i < 1000000/i < $1/" "$E2E_DIR/big.sql" >"$SCRIPT"
+}
+
 same() {
 	[ -s "$1" ] || fail "${1#"$T"/} is empty"
 	cmp -s "$1" "$2" || {

@@ -10,6 +10,11 @@
  *   farmem-watch moving SECONDS PID        waits until a column is being replaced
  *   farmem-watch wide SECONDS PID COLUMNS  waits for full redundancy and no narrower group
  *   farmem-watch above SECONDS PID COUNTER VALUE   waits until the counter is above it
+ *   farmem-watch repair SECONDS PID INCARNATION KILL
+ *                                          kills process KILL with signal 9, the node with that
+ *                                          incarnation, and waits for full redundancy without it:
+ *                                          noticed_ms= begun_ms= whole_ms= (after the kill) bytes=
+ *                                          gb_per_s= (from begun to whole) columns= killed_unix_ms=
  *
  * Waiting is looking again every few milliseconds: a catalog tells nobody that it changed. Exit 0;
  * 1 when time is up, with the state on standard error; 2 for wrong usage; 3 when there is no such
@@ -17,9 +22,11 @@
  */
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "tests/soak/watched.h"
@@ -101,6 +108,51 @@ static int wait_for(
 	return 0;
 }
 
+static double ms_since(uint64_t started_ns)
+{
+	return (double)(clock_now_ns() - started_ns) / 1e6;
+}
+
+/* What a death costs, and when. */
+static int follow_repair(const struct question *question, uint64_t seconds, pid_t victim)
+{
+	const struct watched *watched = &question->watched;
+	uint64_t bytes = watched_counter(watched, "repaired_bytes");
+	uint64_t columns = watched_counter(watched, "repaired_columns");
+	uint64_t started_ns = clock_now_ns(), until_ns = started_ns + seconds * NS_PER_S;
+	double noticed_ms = 0, begun_ms = 0, whole_ms = 0;
+	struct timespec now;
+	struct health health;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (kill(victim, SIGKILL) != 0) {
+		perror("farmem-watch: kill");
+		return 1;
+	}
+	do {
+		if (clock_now_ns() > until_ns) {
+			fprintf(stderr, "farmem-watch: not within %" PRIu64 " s: ", seconds);
+			print_state(watched, stderr);
+			return 1;
+		}
+		poll(NULL, 0, 1);
+		watched_health(watched, &health);
+		if (noticed_ms == 0 && (health.lost || health.unwell))
+			noticed_ms = ms_since(started_ns);
+		if (begun_ms == 0 && health.moving)
+			begun_ms = ms_since(started_ns);
+		whole_ms = ms_since(started_ns);
+	} while (!is_whole(question));
+	bytes = watched_counter(watched, "repaired_bytes") - bytes;
+	printf("noticed_ms=%.0f begun_ms=%.0f whole_ms=%.0f bytes=%" PRIu64
+	       " gb_per_s=%.3f columns=%" PRIu64 " killed_unix_ms=%lld\n",
+		noticed_ms, begun_ms, whole_ms, bytes,
+		whole_ms > begun_ms ? (double)bytes / (whole_ms - begun_ms) / 1e6 : 0,
+		watched_counter(watched, "repaired_columns") - columns,
+		(long long)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+	return 0;
+}
+
 static int answer_now(const char *word, const struct question *question, const char *argument)
 {
 	if (strcmp(word, "state") == 0)
@@ -121,6 +173,10 @@ static int answer_later(struct question *question, char **words, int count)
 	if (strcmp(words[0], "whole") == 0) {
 		question->incarnation = count > 3 ? strtoull(words[3], NULL, 10) : 0;
 		return wait_for(question, is_whole, seconds);
+	}
+	if (strcmp(words[0], "repair") == 0 && count > 4) {
+		question->incarnation = strtoull(words[3], NULL, 10);
+		return follow_repair(question, seconds, (pid_t)strtol(words[4], NULL, 10));
 	}
 	if (strcmp(words[0], "moving") == 0)
 		return wait_for(question, is_moving, seconds);

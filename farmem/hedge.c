@@ -90,7 +90,17 @@ static struct hedge_others hedge_look(
 
 static uint64_t hedge_extra(const struct hedge_read *read)
 {
-	return read->pages > 1 ? (read->pages - 1) * HEDGE_PAGE_NS : 0;
+	return (read->pages - 1) * HEDGE_PAGE_NS;
+}
+
+/* More than `factor` times what the others usually take, and more than they take at their worst.
+ * Nothing under the floor is worth k reads. */
+static uint64_t hedge_bound(
+	const struct hedge_others *others, const struct hedge_read *read, unsigned factor)
+{
+	uint64_t bound = FM_MAX(
+		(uint64_t)others->usual_ns * factor, (uint64_t)others->tail_ns * HEDGE_TAIL_FACTOR);
+	return FM_MAX(bound, HEDGE_FLOOR_NS) + hedge_extra(read);
 }
 
 uint64_t hedge_after(const struct hedge *h, const struct core *core, const struct hedge_read *read)
@@ -98,22 +108,16 @@ uint64_t hedge_after(const struct hedge *h, const struct core *core, const struc
 	struct hedge_others others = hedge_look(h, core, read);
 	if (others.count == 0)
 		return HEDGE_BLIND_NS + hedge_extra(read);
-	uint64_t late = FM_MAX((uint64_t)others.usual_ns * HEDGE_USUAL_FACTOR,
-		(uint64_t)others.tail_ns * HEDGE_TAIL_FACTOR);
-	return FM_MAX(late, HEDGE_FLOOR_NS) + hedge_extra(read);
+	return hedge_bound(&others, read, HEDGE_USUAL_FACTOR);
 }
 
-/* Did it take more than `factor` times what the others do? Nothing under the floor is worth k
- * reads. */
 static bool hedge_exceeds(const struct hedge *h, const struct core *core,
 	const struct hedge_read *read, uint64_t took_ns, unsigned factor)
 {
 	if (fm_likely(took_ns <= HEDGE_FLOOR_NS))
 		return false;
 	struct hedge_others others = hedge_look(h, core, read);
-	return others.count > 0 &&
-	       took_ns > FM_MAX((uint64_t)others.usual_ns * factor, HEDGE_FLOOR_NS) +
-				 hedge_extra(read);
+	return others.count > 0 && took_ns > hedge_bound(&others, read, factor);
 }
 
 /* ---- slow and well ---- */
@@ -203,8 +207,10 @@ void hedge_probed(struct hedge *h, struct core *core, const struct hedge_read *r
 {
 	struct hedge_node *n = &h->nodes[read->node];
 	uint64_t took = hedge_took(read, now_ns);
+	struct hedge_read all = *read; /* its hedge was posted right behind it */
+	all.pages += core->catalog.groups[read->group].k;
 	n->probing = 0;
-	if (!came || hedge_exceeds(h, core, read, took, HEDGE_WELL_FACTOR)) {
+	if (!came || hedge_exceeds(h, core, &all, took, HEDGE_WELL_FACTOR)) {
 		hedge_pause(n, core, read->node, now_ns);
 		return;
 	}

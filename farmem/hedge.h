@@ -31,7 +31,7 @@
 
 #define HEDGE_READS_PER_TOKEN 50u /* 2 % */
 #define HEDGE_BURST 8u
-/* A read is late after the largest of these. */
+/* A read is late after the largest of these three. */
 #define HEDGE_FLOOR_NS (100 * NS_PER_US)
 #define HEDGE_USUAL_FACTOR 4u           /* times the median of what the others usually take */
 #define HEDGE_TAIL_FACTOR 2u            /* times the median of their 95th percentiles */
@@ -39,9 +39,10 @@
 #define HEDGE_PAGE_NS (20 * NS_PER_US)  /* in addition, for each further page of the same read */
 #define HEDGE_AGAIN_NS (1 * NS_PER_MS)  /* no token, or no k others: looked at again */
 #define HEDGE_SAMPLES_MIN 8u            /* of a node, before others are held against it */
-/* Slow points: a read over HEDGE_SLOW_FACTOR times the others' median, or beaten by a hedge. */
+/* Slow points: a read that took HEDGE_SLOW_FACTOR times the others' median (instead of
+ * HEDGE_USUAL_FACTOR), or was beaten by a hedge. */
 #define HEDGE_SLOW_FACTOR 8u
-#define HEDGE_WELL_FACTOR 4u /* a probe within so many times is fast */
+#define HEDGE_WELL_FACTOR 4u /* a probe within so many times it is fast */
 #define HEDGE_POINTS 2u      /* each other read takes one away */
 #define HEDGE_SLOW_AT 16u
 #define HEDGE_PAUSE_MIN_NS (200 * NS_PER_MS)
@@ -70,7 +71,7 @@ struct hedge {
 /* A direct read: of which column, from whom, and when. */
 struct hedge_read {
 	uint32_t group, pos, node;
-	uint32_t pages; /* that came with it */
+	uint32_t pages; /* at least 1 */
 	uint64_t begun_ns;
 };
 

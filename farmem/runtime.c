@@ -208,7 +208,8 @@ static int runtime_open_stripe(struct runtime *rt, unsigned index, bool moves)
 		.spin_ns = rt->config.spin_ns,
 		.fetch_deadline_ns = rt->config.fetch_deadline_ns,
 		.store_deadline_ns = rt->config.store_deadline_ns,
-		.stores = true};
+		.stores = true,
+		.hedges = true}; /* repack goes around slow nodes */
 	int rc = uffd_open(&rt->uffds[index], rt->range.base, runtime_staging_slots(rt), moves);
 	if (rc != 0)
 		return rc;

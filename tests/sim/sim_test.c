@@ -312,7 +312,8 @@ static void runtime_open_stripe(unsigned index)
 	struct spanset_io_options options = {.name = "evict",
 		.fetch_deadline_ns = sim.core.config.fetch_deadline_ns,
 		.store_deadline_ns = sim.core.config.store_deadline_ns,
-		.stores = true};
+		.stores = true,
+		.hedges = true};
 	sim_pager_open(index, sim.moves, SIM_STAGING_SLOTS);
 	st->core = &sim.core;
 	st->pager = sim_pager(index);

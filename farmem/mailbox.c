@@ -183,7 +183,8 @@ int mailbox_connect(const char *dir, const char *tree, uint64_t deadline_ns)
 
 static size_t message_bytes(const struct mailbox_message *message)
 {
-	if (message->kind != MAILBOX_HELLO && message->kind != MAILBOX_NOTICE)
+	if (message->kind != MAILBOX_HELLO && message->kind != MAILBOX_NOTICE &&
+		message->kind != MAILBOX_DRAIN)
 		return MAILBOX_HEAD_BYTES;
 	return MAILBOX_HEAD_BYTES + strnlen(message->text, sizeof message->text - 1) + 1;
 }

@@ -1,17 +1,19 @@
 /*
- * farmem/agent/agent.c: the loop. Caller: apps/agent_main.c.
+ * farmem/agent/agent.c: the worker: its loop, timers, start and end. Caller: agent_supervisor.c,
+ * in a child of its own (supervisor.h).
  *
- *     spawner forked -> agent.sock listening -> "ready" -> loop -> (nobody left) -> end
+ *     forked -> what is held is adopted -> loop -> (nobody left) -> END, said to the supervisor
  *
  * One thread. Everything is an event: a descriptor (epoll), or time (the tick). gRPC's answers come
- * through a descriptor too. Nothing here blocks, except the last moments, which nobody waits for.
+ * through a descriptor too. Nothing here blocks.
  *
  * Invariants
- *   1. The spawner is forked before gRPC starts (at the first HELLO).
+ *   1. The worker may be killed between any two instructions: what its successor needs is in the
+ *      catalogs, in the tree's table, or with the supervisor, and is there before anybody is told.
  *   2. The agent ends only while it holds the tree's lock and no connection is waiting: whoever
  *      connects later finds nobody and starts another agent, whoever connected before is served.
- *   3. A signal ends the agent without giving leases back: a program that still runs keeps its
- *      memory; its nodes live until it is gone.
+ *   3. The supervisor remembers a runtime until its leases have been given back (or for
+ *      AGENT_LEFT_NS, when a node does not answer): our death in between repeats the giving back.
  */
 #include "farmem/agent/agent.h"
 
@@ -24,16 +26,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "farmem/agent/agent_run.h"
-
-#define LISTEN_BACKLOG 64
+#include "farmem/agent/supervisor.h"
 
 uint64_t agent_realtime_ns(void)
 {
@@ -76,84 +74,135 @@ static void calls_ready(struct agent_source *source, uint32_t events)
 	ctl_queue_dispatch(source->agent->queue);
 }
 
-static void signals_ready(struct agent_source *source, uint32_t events)
+static _Atomic uint32_t *deaths_left; /* shared with the supervisor and every worker */
+
+void agent_die(void)
 {
-	struct signalfd_siginfo info;
-	(void)events;
-	if (read(source->fd, &info, sizeof info) == (ssize_t)sizeof info)
-		log_warn("agent: ends on signal %u, leases stay", info.ssi_signo);
-	source->agent->stopping = true;
+	if (atomic_exchange(deaths_left, 0) != 0)
+		kill(getpid(), SIGKILL);
 }
 
-/* ---- start ---- */
+/* ---- the supervisor ---- */
 
-static int open_signals(struct agent *agent)
+int agent_order(struct agent *agent, const struct supervisor_message *message)
 {
-	sigset_t set;
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
-	int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return -errno;
-	agent->signals.ready = signals_ready;
-	return agent_watch(agent, &agent->signals, fd);
+	return supervisor_send(agent->supervisor->socket, message, NULL, 0, 0);
 }
 
-/* A socket left by an agent that was killed is replaced, a living agent's is not. */
-static int open_listener(struct agent *agent)
+static int place_take(struct agent *agent)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	snprintf(address.sun_path, sizeof address.sun_path, "%s/" MAILBOX_SOCKET, agent->dir);
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno == EAGAIN) {
-		close(fd);
-		return -EADDRINUSE;
-	}
-	unlink(address.sun_path);
-	agent->listener.ready = runtime_accept;
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
-		listen(fd, LISTEN_BACKLOG) == 0)
-		return agent_watch(agent, &agent->listener, fd);
-	int error = -errno;
-	close(fd);
-	return error;
+	for (int i = 0; i < AGENT_RUNTIMES_MAX; i++)
+		if (!agent->places[i])
+			return i;
+	return -1;
 }
 
-static int agent_open(struct agent *agent, const char *dir, const char *self)
+int agent_keep(struct agent_runtime *runtime, const char *text)
 {
-	agent->listener.fd = agent->signals.fd = agent->calls.fd = agent->spawner.fd = -1;
-	agent->started_ns = clock_now_ns();
-	agent->idle_since_ns = agent->started_ns;
-	if (snprintf(agent->dir, sizeof agent->dir, "%s", dir) >= (int)sizeof agent->dir ||
-		snprintf(agent->self, sizeof agent->self, "%s", self) >= (int)sizeof agent->self)
-		return -ENAMETOOLONG;
-	int spawner = spawner_open();
-	if (spawner < 0)
-		return spawner;
-	agent->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (agent->epoll < 0)
-		return -errno;
-	agent->calls.ready = calls_ready;
-	agent->spawner.ready = embedded_event;
-	int error = agent_watch(agent, &agent->spawner, spawner);
-	if (error == 0)
-		error = open_signals(agent);
-	return error != 0 ? error : open_listener(agent);
+	static struct supervisor_message message;
+	struct agent *agent = runtime->source.agent;
+	int fds[SUPERVISOR_FDS_MAX] = {runtime->source.fd, runtime->catalog.fd};
+	int place = place_take(agent);
+	if (place < 0)
+		return -EAGAIN;
+	message.kind = SUPERVISOR_KEEP;
+	message.index = (uint32_t)place;
+	message.length = (uint32_t)strlen(text) + 1;
+	memcpy(message.text, text, message.length);
+	int error = supervisor_send(agent->supervisor->socket, &message, fds, 2, 0);
+	if (error != 0)
+		return error;
+	agent->places[place] = true;
+	runtime->place = place;
+	return 0;
 }
 
-/* ---- the end ---- */
+void agent_leave(struct agent_runtime *runtime)
+{
+	struct agent *agent = runtime->source.agent;
+	if (runtime->place < 0)
+		return;
+	agent->left_ns[runtime->place] = clock_now_ns();
+	agent->left_count++;
+	runtime->place = -1;
+}
 
 static bool releases_pending(const struct agent *agent)
 {
 	for (unsigned i = 0; i < agent->members_count; i++)
 		if (agent->members[i].releases_count > 0 && agent->members[i].client != NULL)
 			return true;
+	return false;
+}
+
+/* Invariant 3. */
+static void agent_drop_left(struct agent *agent, uint64_t now_ns)
+{
+	bool pending = releases_pending(agent);
+	for (unsigned i = 0; i < AGENT_RUNTIMES_MAX; i++) {
+		struct supervisor_message message = {.kind = SUPERVISOR_DROP, .index = i};
+		if (agent->left_ns[i] == 0 ||
+			(pending && now_ns - agent->left_ns[i] < AGENT_LEFT_NS))
+			continue;
+		agent->left_ns[i] = 0;
+		agent->left_count--;
+		agent->places[i] = false;
+		(void)agent_order(agent, &message);
+	}
+}
+
+static void orders_ready(struct agent_source *source, uint32_t events)
+{
+	static struct supervisor_message message;
+	int fds[SUPERVISOR_FDS_MAX];
+	(void)events;
+	int error = supervisor_receive(source->fd, &message, fds);
+	if (error == -EAGAIN)
+		return;
+	if (error != 0) {
+		/* Runtimes see the end of their connections and start another agent. */
+		log_warn("agent: the supervisor is gone");
+		_exit(0);
+	}
+	embedded_told(source->agent, &message, fds[0]);
+}
+
+/* ---- start ---- */
+
+static int agent_open(struct agent *agent, struct supervisor *supervisor)
+{
+	agent->supervisor = supervisor;
+	deaths_left = supervisor->deaths_left;
+	agent->listener.fd = agent->calls.fd = agent->orders.fd = -1;
+	agent->started_ns = clock_now_ns();
+	agent->idle_since_ns = agent->started_ns;
+	agent->table = supervisor->table;
+	agent->nodes = supervisor->table->nodes;
+	agent->nodes_count = atomic_load_explicit(&agent->table->nodes_count, memory_order_acquire);
+	memcpy(agent->dir, supervisor->dir, sizeof agent->dir);
+	memcpy(agent->self, supervisor->self, sizeof agent->self);
+	agent->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (agent->epoll < 0)
+		return -errno;
+	agent->calls.ready = calls_ready;
+	agent->orders.ready = orders_ready;
+	agent->listener.ready = runtime_accept;
+	int error = agent_watch(agent, &agent->orders, supervisor->socket);
+	return error != 0 ? error : agent_watch(agent, &agent->listener, supervisor->listener);
+}
+
+/* ---- the end ---- */
+
+/* After an agent that was killed: do our nodes hold what somebody has not come back for yet? */
+static bool strangers_hold(const struct agent *agent)
+{
+	bool adopted = agent->supervisor->adopted;
+	for (unsigned i = 0; i < agent->members_count; i++) {
+		const struct agent_member *member = &agent->members[i];
+		adopted = adopted || member->adopted;
+		if (adopted && member->process_running && member->load.leases > 0)
+			return true;
+	}
 	return false;
 }
 
@@ -168,8 +217,9 @@ static bool agent_is_idle(const struct agent *agent, uint64_t now_ns)
 	uint64_t idle_ns = now_ns - agent->idle_since_ns;
 	if (!agent->begun)
 		return idle_ns >= AGENT_FIRST_NS;
-	if (!agent->embedded && releases_pending(agent))
-		return idle_ns >= AGENT_LINGER_NS + AGENT_RELEASE_NS;
+	if (agent->embedded ? strangers_hold(agent) : releases_pending(agent))
+		return idle_ns >=
+		       (agent->embedded ? AGENT_STRANGERS_NS : AGENT_LINGER_NS + AGENT_RELEASE_NS);
 	return idle_ns >= AGENT_LINGER_NS;
 }
 
@@ -192,20 +242,10 @@ static bool connection_waits(const struct agent *agent)
 	return poll(&poller, 1, 0) > 0;
 }
 
-static void remove_tree(const struct agent *agent)
-{
-	static const char *const files[] = {MAILBOX_SOCKET, "agent.log", MAILBOX_LOCK};
-	char path[sizeof agent->dir + 16];
-	for (unsigned i = 0; i < FM_ARRAY_COUNT(files); i++) {
-		snprintf(path, sizeof path, "%s/%s", agent->dir, files[i]);
-		unlink(path);
-	}
-	rmdir(agent->dir);
-}
-
-/* True when it has ended. */
+/* True when it has ended: the supervisor stops the nodes and removes the tree. */
 static bool agent_try_end(struct agent *agent)
 {
+	struct supervisor_message end = {.kind = SUPERVISOR_END};
 	/* Somebody may have removed the directory (a cleaner of /tmp): then nobody can find us. */
 	bool there = access(agent->dir, F_OK) == 0 || errno != ENOENT;
 	int lock = lock_tree(agent);
@@ -215,11 +255,8 @@ static bool agent_try_end(struct agent *agent)
 		close(lock);
 		return false;
 	}
-	agent_unwatch(&agent->listener);
-	embedded_end(agent);
-	remove_tree(agent);
-	if (lock >= 0)
-		close(lock);
+	AGENT_DIE("end");
+	(void)!supervisor_send(agent->supervisor->socket, &end, &lock, lock >= 0, 0);
 	return true;
 }
 
@@ -233,6 +270,15 @@ static void agent_tick(struct agent *agent, uint64_t now_ns)
 		agent->runtimes[i]->refill = true;
 }
 
+/* Nodes of an earlier agent are being found: what is known of them is not to be asked for yet. */
+static bool agent_is_adopting(const struct agent *agent)
+{
+	for (unsigned i = 0; i < agent->members_count; i++)
+		if (agent->members[i].adopting)
+			return true;
+	return false;
+}
+
 /* What events have left to be done. */
 static void agent_settle(struct agent *agent, uint64_t now_ns)
 {
@@ -240,16 +286,20 @@ static void agent_settle(struct agent *agent, uint64_t now_ns)
 		agent_tick(agent, now_ns);
 	if (agent->embedded)
 		embedded_tick(agent, now_ns);
+	if (agent->left_count > 0)
+		agent_drop_left(agent, now_ns);
+	const bool adopting = agent_is_adopting(agent);
 	for (unsigned i = 0; i < agent->runtimes_count; i++) {
 		struct agent_runtime *runtime = agent->runtimes[i];
 		if (!runtime->attached)
 			continue;
-		if (runtime->refill) {
+		if (runtime->refill && !adopting) {
 			runtime->refill = false;
 			groups_fill(runtime);
 		}
 		runtime_tell(runtime);
 	}
+	table_save(agent);
 }
 
 /* Milliseconds until time itself is an event. */
@@ -282,15 +332,16 @@ static void agent_loop(struct agent *agent)
 	}
 }
 
-int agent_run(const struct agent_run_options *options)
+int worker_run(struct supervisor *supervisor)
 {
 	static struct agent agent;
-	int error = agent_open(&agent, options->dir, options->self);
-	if (error != 0)
-		return error;
-	log_info("agent: serving dir=%s", agent.dir);
-	options->ready(options->context);
+	int error = agent_open(&agent, supervisor);
+	if (error != 0) {
+		log_error("agent: the worker cannot start error=%d", error);
+		return 1;
+	}
+	log_info("agent: worker start=%u", supervisor->worker_starts);
+	runtime_restore_all(&agent);
 	agent_loop(&agent);
-	log_info("agent: end");
 	return 0;
 }

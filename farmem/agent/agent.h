@@ -2,11 +2,12 @@
  * farmem/agent/agent.h: what the files of the agent share. One thread; everything is an event of
  * its loop.
  *
- *     agent.c           the loop, timers, start and end
+ *     agent.c           the worker: its loop, timers, start and end (supervisor.h: who starts it)
  *     agent_runtime.c   the programs' runtimes: mailbox messages, what is told to them
+ *     agent_adopt.c     what an earlier worker or agent left: nodes, runtimes, their groups
  *     agent_nodes.c     membership: which nodes there are, which are up, keepalives
  *     agent_groups.c    groups: placement, reservation, release
- *     agent_embedded.c  nodes of our own on this machine; agent_spawner.c starts them
+ *     agent_embedded.c  nodes of our own on this machine; the supervisor starts them
  *     agent_repair.c    columns that are replaced; column.c is the catalog's side of it
  *     agent_rebuild.c   the calls that replace them; agent_throttle.c how fast
  *     agent_drain.c     columns that leave a node
@@ -25,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/config.h"
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "ec/ec.h"
 #include "farmem/catalog.h"
@@ -52,6 +54,11 @@
 #define AGENT_FLAP_WINDOW_NS (60 * NS_PER_S)
 #define AGENT_QUARANTINE_FIRST_NS (30 * NS_PER_S)
 #define AGENT_QUARANTINE_MAX_NS (960 * NS_PER_S)
+
+/* Nodes that hold leases of programs that have not come back are kept for them: --orphan-keep */
+#define AGENT_STRANGERS_NS (660 * NS_PER_S)
+#define AGENT_TABLE_NAME "agent.nodes"
+#define AGENT_LEFT_NS (60 * NS_PER_S) /* a runtime that left is remembered so long at most */
 
 struct agent;
 
@@ -108,6 +115,7 @@ struct agent_member {
 	struct agent_source ready_pipe;
 	char dir[MAILBOX_TREE_DIR_MAX + 32];
 	bool process_running;
+	bool adopting, adopted; /* the supervisor looks, or looked, for a process not its child */
 	uint64_t started_ns, restart_ns; /* restart_ns: when to start it again, or 0 */
 	unsigned deaths;                 /* in a row, each soon after its start */
 };
@@ -123,6 +131,30 @@ struct agent_node {
 	char host_id[CTL_NAME_BYTES];
 	char name[CTL_NAME_BYTES];
 	char endpoint[FABRIC_ENDPOINT_MAX];
+};
+
+/* What a member's next worker should not have to find out again. */
+struct agent_memory {
+	bool drain_asked, said;
+	uint64_t flaps_ns[AGENT_FLAPS_MAX];
+	unsigned flaps_count, quarantines;
+	uint64_t quarantined_until_ns;
+	unsigned deaths;
+	struct ctl_load load;
+};
+
+/*
+ * DIR/agent.nodes, mapped by every worker: the meaning of node indexes survives workers, and the
+ * whole agent. Only what is sealed (nodes_count) can have been shown to anybody.
+ */
+struct agent_table {
+	uint64_t magic;
+	uint32_t version, bytes; /* sizeof */
+	_Atomic uint32_t config_known;
+	_Atomic uint32_t nodes_count;
+	char config[4096]; /* HELLO of the first runtime: decides the membership */
+	struct agent_node nodes[CATALOG_NODES_MAX];
+	struct agent_memory members[AGENT_MEMBERS_MAX];
 };
 
 struct agent_column {
@@ -148,6 +180,7 @@ struct agent_runtime {
 	uint64_t fresh_until_ns; /* has not said yet what it is: the agent does not end on it */
 	bool refill;             /* groups_fill is due: the loop does it */
 	unsigned attempts_running;
+	int place; /* in the supervisor's table; -1: not held there */
 	int64_t pid;
 	uint8_t client[CTL_CLIENT_BYTES];
 	uint8_t said_k, said_m; /* the code last spoken of */
@@ -168,22 +201,28 @@ struct agent {
 	char dir[MAILBOX_TREE_DIR_MAX];
 	char self[4096]; /* directory of our program: farmem-memnode is found from there */
 	int epoll;
-	struct agent_source listener, signals, calls, spawner;
+	struct supervisor *supervisor; /* as it was at our fork */
+	struct agent_source listener, calls, orders;
 	struct ctl_queue *queue; /* opened at the first HELLO */
 	bool begun;              /* membership is there */
 	bool embedded;
-	bool stopping;           /* a signal came */
+	bool stopping;           /* nobody is left, or the supervisor is gone */
 	struct fm_config config; /* of the first runtime: decides the membership */
 	uint64_t started_ns, tick_ns, settle_until_ns;
 	uint64_t idle_since_ns; /* no runtime since; 0: there are some */
 	struct agent_member members[AGENT_MEMBERS_MAX];
 	unsigned members_count;
-	struct agent_node nodes[CATALOG_NODES_MAX];
+	struct agent_table *table;
+	struct agent_node *nodes; /* CATALOG_NODES_MAX, in the table */
 	unsigned nodes_count;
 	struct agent_runtime *runtimes[AGENT_RUNTIMES_MAX];
 	unsigned runtimes_count;
-	unsigned processes_running;  /* embedded nodes */
-	unsigned placement;          /* grows with each group: rotates data positions over nodes */
+	unsigned processes_running; /* embedded nodes */
+	unsigned placement;         /* grows with each group: rotates data positions over nodes */
+	/* The supervisor's places of runtimes: taken; and since when their runtime has gone */
+	bool places[AGENT_RUNTIMES_MAX];
+	uint64_t left_ns[AGENT_RUNTIMES_MAX];
+	unsigned left_count;
 	struct repair_agent *repair; /* agent_repair.c */
 	struct scrub_agent *scrub;   /* agent_scrub.c */
 };
@@ -195,6 +234,19 @@ void agent_watch_writing(struct agent_source *source, bool on);
 /* Stops watching and closes the descriptor. */
 void agent_unwatch(struct agent_source *source);
 uint64_t agent_realtime_ns(void);
+/* A runtime is to outlive us, says the supervisor's table from now on; or has gone. */
+int agent_keep(struct agent_runtime *runtime, const char *text) FM_MUST_USE;
+void agent_leave(struct agent_runtime *runtime);
+/* To the supervisor. One that is gone shows as its socket's end. */
+struct supervisor_message;
+int agent_order(struct agent *agent, const struct supervisor_message *message);
+/* Tests kill a worker at exact points: FARMEM_FAULTS=agent.die.PLACE=N, once per agent. */
+#define AGENT_DIE(place_)                                                                          \
+	do {                                                                                       \
+		if (FAULT_POINT("agent.die." place_))                                              \
+			agent_die();                                                               \
+	} while (0)
+void agent_die(void);
 
 /* ---- agent_runtime.c ---- */
 void runtime_accept(struct agent_source *listener, uint32_t events);
@@ -207,6 +259,22 @@ void runtime_tell(struct agent_runtime *runtime);
 void runtime_notice(struct agent *agent, struct agent_runtime *runtime, enum log_level level,
 	const char *format, ...) FM_PRINTF(4, 5);
 unsigned runtime_attached_count(const struct agent *agent);
+/* The runtimes that the supervisor held for us. */
+void runtime_restore_all(struct agent *agent);
+
+/* ---- agent_adopt.c ---- */
+/* Maps the tree's table, made if it is not there. 0 or -errno. */
+int table_open(const char *dir, struct agent_table **table) FM_MUST_USE;
+/* A new agent->nodes[] entry is whole: it may be shown. To be called before it is. */
+void table_seal(struct agent *agent);
+/* What is to be remembered of the members. */
+void table_save(struct agent *agent);
+/* Nodes, groups and client id of a catalog. 0, or -EPROTO: it contradicts itself or the table. */
+int adopt_catalog(struct agent_runtime *runtime) FM_MUST_USE;
+/* After nodes_begin: members get back the nodes they had. */
+void adopt_members(struct agent *agent);
+/* A runtime's groups are what the nodes' states say; its catalog shows all nodes. */
+void adopt_show(struct agent_runtime *runtime);
 
 /* ---- agent_nodes.c ---- */
 /* Membership of the first runtime's configuration. 0 or -errno. */
@@ -276,26 +344,8 @@ int drain_request(struct agent *agent, const char *name, bool begin) FM_MUST_USE
 /* ---- agent_embedded.c ---- */
 int embedded_begin(struct agent *agent) FM_MUST_USE;
 void embedded_tick(struct agent *agent, uint64_t now_ns);
-void embedded_event(struct agent_source *spawner, uint32_t events);
-/* SIGTERM to all, SIGKILL to those that stay; waits; removes their directories. */
-void embedded_end(struct agent *agent);
-
-/* ---- agent_spawner.c ---- */
-enum spawner_kind { SPAWNER_START = 1, SPAWNER_SIGNAL, SPAWNER_STARTED, SPAWNER_ENDED };
-#define SPAWNER_TEXT_MAX 2048
-struct spawner_message {
-	uint32_t kind;
-	uint32_t index; /* member */
-	int32_t value;  /* SIGNAL: its number; STARTED: pid or -errno; ENDED: wait status */
-	uint32_t length;
-	char text[SPAWNER_TEXT_MAX]; /* START: program, arguments, last its log; each with its NUL
-				      */
-};
-/* Forks the spawner; before gRPC starts. Its socket, or -errno. */
-int spawner_open(void);
-int spawner_send(int socket, const struct spawner_message *message, int fd_or_minus_1);
-/* 0, -EAGAIN, -ECONNRESET. */
-int spawner_receive(int socket, struct spawner_message *message, int *fd);
+/* STARTED and ENDED. */
+void embedded_told(struct agent *agent, const struct supervisor_message *message, int fd);
 
 /* ---- agent_scrub.c: on the timer of agent_repair.c ---- */
 int scrub_begin(struct agent *agent) FM_MUST_USE;

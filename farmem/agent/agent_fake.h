@@ -114,6 +114,9 @@ static inline void take(struct runtime *runtime, const struct mailbox_message *m
 	case MAILBOX_NODES:
 		runtime->nodes_told++;
 		break;
+	case MAILBOX_WORK:
+	case MAILBOX_DONE:
+		break;
 	case MAILBOX_GROUPS:
 		runtime->groups_told++;
 		runtime->groups_value = message->value;
@@ -273,6 +276,34 @@ static inline pid_t agent_pid(const struct runtime *runtime)
 	socklen_t length = sizeof peer;
 	CHECK_EQ(getsockopt(runtime->socket, SOL_SOCKET, SO_PEERCRED, &peer, &length), 0);
 	return peer.pid;
+}
+
+/* The agent's worker: the child of its supervisor that is no node. 0: there is none just now. */
+static inline pid_t worker_of(pid_t supervisor)
+{
+	char path[64], children[4096], name[32];
+	snprintf(path, sizeof path, "/proc/%d/task/%d/children", supervisor, supervisor);
+	FILE *file = fopen(path, "re");
+	size_t length = file != NULL ? fread(children, 1, sizeof children - 1, file) : 0;
+	if (file != NULL)
+		fclose(file);
+	children[length] = '\0';
+	for (char *at = children; *at != '\0';) {
+		char *end;
+		long pid = strtol(at, &end, 10);
+		snprintf(path, sizeof path, "/proc/%ld/comm", pid);
+		file = end != at ? fopen(path, "re") : NULL;
+		bool found = file != NULL && fgets(name, sizeof name, file) != NULL &&
+			     strcmp(name, "farmem-worker\n") == 0;
+		if (file != NULL)
+			fclose(file);
+		if (found)
+			return (pid_t)pid;
+		if (end == at)
+			break;
+		at = end + strspn(end, " ");
+	}
+	return 0;
 }
 
 /* The process behind a unix socket path, by asking the kernel who listens there. */

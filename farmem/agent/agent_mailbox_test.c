@@ -78,7 +78,7 @@ TEST(programs_that_start_at_once_share_one_agent)
 	finish(runtime);
 }
 
-TEST(a_killed_agent_is_replaced_and_its_nodes_end_when_nobody_uses_them)
+TEST(a_killed_agent_is_replaced_and_its_nodes_are_taken_over)
 {
 	int nodes[3];
 	tree_begin();
@@ -93,14 +93,21 @@ TEST(a_killed_agent_is_replaced_and_its_nodes_end_when_nobody_uses_them)
 	struct runtime *runtime = runtime_begin(2, 1, "embedded-nodes=3\n");
 	want(runtime, 1);
 	check_group(runtime, 0, 2, 1);
-	/* The old nodes kept their directories meanwhile, for clients that might still read. */
-	CHECK(strstr(runtime->catalog.nodes[0].endpoint, "/node-0/") == NULL);
 	for (unsigned i = 0; i < 3; i++)
-		CHECK(await_end(nodes[i], WAIT_NS));
-	runtime_end(old);
+		CHECK_EQ(runtime->catalog.nodes[i].incarnation, old->catalog.nodes[i].incarnation);
+	/* The old program has not come back for its bytes: nobody ends the nodes that hold them. */
 	int last = pidfd_of(agent_pid(runtime));
 	runtime_end(runtime);
+	struct pollfd poller = {.fd = last, .events = POLLIN};
+	CHECK_EQ(poll(&poller, 1, 4000), 0);
+	old->socket = tree_connect();
+	old->ended = false;
+	hello(old, "embedded-nodes=3\n");
+	CHECK(pump(old, was_welcomed, 0));
+	runtime_end(old);
 	CHECK(await_end(last, WAIT_NS));
+	for (unsigned i = 0; i < 3; i++)
+		CHECK(await_end(nodes[i], WAIT_NS));
 }
 
 TEST(a_new_program_in_the_agents_last_moments_finds_an_agent)

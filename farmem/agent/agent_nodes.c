@@ -295,6 +295,7 @@ static void member_make_node(struct agent_member *member, const struct ctl_stats
 	snprintf(node->name, sizeof node->name, "%s", member->name);
 	node->host = host_number(agent, stats->host, index);
 	agent->nodes_count++;
+	table_seal(agent);
 	member->node = (int)index;
 	member->state = MEMBER_UP;
 	member->load = stats->load;

@@ -1,13 +1,17 @@
 /*
- * farmem/agent/agent_runtime.c: connections on agent.sock: programs' runtimes (HELLO), and
- * whoever asks for STATS.
+ * farmem/agent/agent_runtime.c: connections on agent.sock: programs' runtimes (HELLO, or held for
+ * us by the supervisor), and whoever asks: STATS, CATALOG, DRAIN.
  *
  * Invariants
  *   1. Nothing of a message is trusted: lengths by mailbox_receive, the catalog by
  *      catalog_attach, indexes here. A connection that talks nonsense is closed; others do not
  *      notice.
  *   2. We never wait for a runtime: what its socket does not take now is told at the next tick.
- *   3. The end of a runtime's connection is the end of its memory: all its leases go back.
+ *   3. The end of a runtime's connection is the end of its memory: all its leases go back. Except
+ *      when the same catalog has come by another connection meanwhile: then it is that one's.
+ *   4. A runtime is with the supervisor (KEEP) before it hears WELCOME, and is served the same way
+ *      whether it is new, was held through our predecessor's death, or found the whole agent gone
+ *      and comes with a catalog full of groups.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -16,13 +20,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/agent/agent.h"
+#include "farmem/agent/supervisor.h"
 
 unsigned runtime_attached_count(const struct agent *agent)
 {
@@ -94,8 +99,11 @@ void runtime_put(struct agent_runtime *runtime)
 void runtime_close(struct agent_runtime *runtime)
 {
 	struct agent *agent = runtime->source.agent;
+	/* The supervisor has the connection too, until the leases have been given back. */
+	(void)shutdown(runtime->source.fd, SHUT_RDWR);
 	agent_unwatch(&runtime->source);
 	agent_forget(agent, runtime);
+	agent_leave(runtime);
 	if (runtime->attached) {
 		log_info("agent: gone pid=%lld groups=%u", (long long)runtime->pid,
 			runtime->groups_count);
@@ -149,9 +157,12 @@ static int runtime_check_catalog(struct agent_runtime *runtime)
 	return 0;
 }
 
-static int runtime_attach(struct agent_runtime *runtime, struct mailbox_message *message, int fd)
+/* Takes fd over. */
+static int runtime_attach(struct agent_runtime *runtime, const char *hello, int fd)
 {
-	int error = config_from_text(&runtime->config, message->text);
+	static char text[sizeof((struct mailbox_message *)NULL)->text];
+	snprintf(text, sizeof text, "%s", hello);
+	int error = config_from_text(&runtime->config, text);
 	if (error == 0 && fd < 0)
 		error = -EPROTO;
 	if (error != 0) {
@@ -163,10 +174,10 @@ static int runtime_attach(struct agent_runtime *runtime, struct mailbox_message 
 	if (error != 0)
 		return error;
 	error = runtime_check_catalog(runtime);
-	if (error == 0 && getrandom(runtime->client, sizeof runtime->client, 0) !=
-				  (ssize_t)sizeof runtime->client)
-		error = -EIO;
+	if (error == 0)
+		error = adopt_catalog(runtime);
 	if (error != 0) {
+		runtime->groups_count = 0;
 		catalog_close(&runtime->catalog);
 		return error;
 	}
@@ -175,52 +186,97 @@ static int runtime_attach(struct agent_runtime *runtime, struct mailbox_message 
 	return 0;
 }
 
-/* The first one decides which nodes there are; gRPC starts here. */
-static int agent_begin(struct agent *agent, const struct agent_runtime *runtime)
+/* The first one of the tree decides which nodes there are; gRPC starts here. */
+static int agent_begin(struct agent *agent, const char *hello)
 {
-	if (agent->begun) {
-		if (strcmp(agent->config.nodes, runtime->config.nodes) != 0)
-			log_warn("agent: pid=%lld wants other nodes: it gets those of this tree",
-				(long long)runtime->pid);
+	struct agent_table *table = agent->table;
+	static char text[sizeof table->config];
+	if (agent->begun)
 		return 0;
+	if (!atomic_load_explicit(&table->config_known, memory_order_acquire)) {
+		snprintf(table->config, sizeof table->config, "%s", hello);
+		atomic_store_explicit(&table->config_known, 1, memory_order_release);
 	}
-	agent->config = runtime->config;
-	int error = ctl_queue_open(&agent->queue);
+	snprintf(text, sizeof text, "%s", table->config);
+	int error = config_from_text(&agent->config, text);
+	if (error == 0)
+		error = ctl_queue_open(&agent->queue);
 	if (error == 0)
 		error = agent_watch(agent, &agent->calls, ctl_queue_fd(agent->queue));
 	if (error == 0)
 		error = nodes_begin(agent);
 	agent->begun = error == 0;
+	if (error == 0)
+		adopt_members(agent);
 	return error;
 }
 
-static int handle_hello(struct agent_runtime *runtime, struct mailbox_message *message, int fd)
+/* An earlier connection with the same catalog: its program has given that one up. */
+static void twin_close(struct agent_runtime *runtime)
+{
+	struct agent *agent = runtime->source.agent;
+	struct stat own, other;
+	if (fstat(runtime->catalog.fd, &own) != 0)
+		return;
+	for (unsigned i = 0; i < agent->runtimes_count; i++) {
+		struct agent_runtime *twin = agent->runtimes[i];
+		if (twin == runtime || !twin->attached || fstat(twin->catalog.fd, &other) != 0 ||
+			own.st_ino != other.st_ino || own.st_dev != other.st_dev)
+			continue;
+		log_info("agent: pid=%lld has come by another connection", (long long)twin->pid);
+		twin->groups_count = 0; /* invariant 3 */
+		runtime_close(twin);
+		return;
+	}
+}
+
+/* Attached, held by the supervisor, and the nodes are there. */
+static void runtime_serve(struct agent_runtime *runtime)
 {
 	struct agent *agent = runtime->source.agent;
 	bool pending = true;
+	if (strcmp(agent->config.nodes, runtime->config.nodes) != 0)
+		log_warn("agent: pid=%lld wants other nodes: it gets those of this tree",
+			(long long)runtime->pid);
+	atomic_store_explicit(
+		&runtime->catalog.header->agent_state, runtime->full ? 2 : 1, memory_order_release);
+	catalog_count(&runtime->catalog, agent_starts, 1);
+	adopt_show(runtime);
+	AGENT_DIE("serve.welcome");
+	runtime_send(runtime, MAILBOX_WELCOME, 0, &pending);
+	/* What our predecessor was asked for and did not answer: the catalog has groups_wanted. */
+	runtime->tell_groups = runtime->asked = runtime->groups_count > 0;
+	runtime_tell(runtime);
+	runtime->refill = true;
+}
+
+static int handle_hello(struct agent_runtime *runtime, const char *text, int fd)
+{
+	struct agent *agent = runtime->source.agent;
 	if (runtime->attached) {
 		if (fd >= 0)
 			close(fd);
 		return -EPROTO;
 	}
-	int error = runtime_attach(runtime, message, fd);
+	AGENT_DIE("hello");
+	int error = runtime_attach(runtime, text, fd);
 	if (error != 0)
 		return error;
 	agent->idle_since_ns = 0;
-	log_info("agent: hello pid=%lld code=%u+%u region_bytes=%llu", (long long)runtime->pid,
-		runtime->wish.k, runtime->wish.m, (unsigned long long)runtime->region_bytes);
-	error = agent_begin(agent, runtime);
-	if (error != 0)
-		return error;
-	atomic_store_explicit(&runtime->catalog.header->agent_state, 1, memory_order_release);
-	nodes_show(agent, runtime);
-	runtime_send(runtime, MAILBOX_WELCOME, 0, &pending);
-	runtime_tell(runtime);
-	runtime->refill = true;
-	return 0;
+	log_info("agent: hello pid=%lld code=%u+%u region_bytes=%llu groups=%u",
+		(long long)runtime->pid, runtime->wish.k, runtime->wish.m,
+		(unsigned long long)runtime->region_bytes, runtime->groups_count);
+	twin_close(runtime);
+	error = agent_keep(runtime, text);
+	AGENT_DIE("hello.kept");
+	if (error == 0)
+		error = agent_begin(agent, text);
+	if (error == 0)
+		runtime_serve(runtime);
+	return error;
 }
 
-/* ---- STATS ---- */
+/* ---- questions ---- */
 
 static void text_send(struct agent_runtime *runtime)
 {
@@ -256,6 +312,31 @@ static int handle_stats(struct agent_runtime *runtime)
 	return 0;
 }
 
+static int answer(struct agent_runtime *runtime, int64_t value, int fd)
+{
+	const struct mailbox_message message = {
+		.version = MAILBOX_VERSION, .kind = MAILBOX_DONE, .value = value};
+	runtime->fresh_until_ns = 0;
+	return mailbox_send(runtime->source.fd, &message, fd);
+}
+
+static int handle_catalog(struct agent_runtime *asker, int64_t pid)
+{
+	const struct agent *agent = asker->source.agent;
+	for (unsigned i = 0; i < agent->runtimes_count; i++)
+		if (agent->runtimes[i]->attached && agent->runtimes[i]->pid == pid)
+			return answer(asker, 0, agent->runtimes[i]->catalog.fd);
+	return answer(asker, -ESRCH, -1);
+}
+
+static int handle_drain(struct agent_runtime *asker, const struct mailbox_message *message)
+{
+	struct agent *agent = asker->source.agent;
+	int error =
+		agent->begun ? drain_request(agent, message->text, message->value == 1) : -ENOENT;
+	return answer(asker, error, -1);
+}
+
 /* ---- messages ---- */
 
 static int handle_suspect(struct agent_runtime *runtime, int64_t index)
@@ -275,13 +356,20 @@ static int handle_suspect(struct agent_runtime *runtime, int64_t index)
 static int handle_message(struct agent_runtime *runtime, struct mailbox_message *message, int fd)
 {
 	if (message->kind == MAILBOX_HELLO)
-		return handle_hello(runtime, message, fd);
+		return handle_hello(runtime, message->text, fd);
 	if (fd >= 0)
 		close(fd);
-	if (message->kind == MAILBOX_STATS)
+	switch (message->kind) {
+	case MAILBOX_STATS:
 		return handle_stats(runtime);
-	if (!runtime->attached)
-		return -EPROTO;
+	case MAILBOX_CATALOG:
+		return handle_catalog(runtime, message->value);
+	case MAILBOX_DRAIN:
+		return handle_drain(runtime, message);
+	default:
+		if (!runtime->attached)
+			return -EPROTO;
+	}
 	switch (message->kind) {
 	case MAILBOX_WANT_GROUPS:
 		runtime->asked = true;
@@ -318,26 +406,81 @@ static void runtime_ready(struct agent_source *source, uint32_t events)
 	runtime_close(runtime);
 }
 
-void runtime_accept(struct agent_source *listener, uint32_t events)
+/* Takes fd over. NULL: no room for it. */
+static struct agent_runtime *runtime_make(struct agent *agent, int fd)
 {
-	struct agent *agent = listener->agent;
-	(void)events;
-	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0)
-		return;
 	struct agent_runtime *runtime =
 		agent->runtimes_count < AGENT_RUNTIMES_MAX ? calloc(1, sizeof *runtime) : NULL;
 	if (runtime == NULL) {
 		log_warn("agent: too many connections: one is refused");
 		close(fd);
-		return;
+		return NULL;
 	}
 	runtime->source.ready = runtime_ready;
-	runtime->fresh_until_ns = clock_now_ns() + AGENT_LINGER_NS;
+	runtime->place = -1;
 	if (agent_watch(agent, &runtime->source, fd) != 0) {
 		close(fd);
 		free(runtime);
-		return;
+		return NULL;
 	}
 	agent->runtimes[agent->runtimes_count++] = runtime;
+	return runtime;
+}
+
+void runtime_accept(struct agent_source *listener, uint32_t events)
+{
+	(void)events;
+	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	struct agent_runtime *runtime = runtime_make(listener->agent, fd);
+	if (runtime != NULL)
+		runtime->fresh_until_ns = clock_now_ns() + AGENT_LINGER_NS;
+}
+
+/* ---- what the supervisor held ---- */
+
+static void runtime_restore(struct agent *agent, int place)
+{
+	const struct supervisor_runtime *held = &agent->supervisor->runtimes[place];
+	agent->places[place] = true;
+	struct agent_runtime *runtime = runtime_make(agent, held->connection);
+	if (runtime == NULL) {
+		close(held->catalog);
+		return;
+	}
+	runtime->place = place;
+	int error = runtime_attach(runtime, held->text, held->catalog);
+	if (error != 0) {
+		log_error("agent: a catalog cannot be adopted error=%d", error);
+		runtime_close(runtime);
+		return;
+	}
+	agent->idle_since_ns = 0;
+	log_info("agent: adopted pid=%lld groups=%u", (long long)runtime->pid,
+		runtime->groups_count);
+	AGENT_DIE("restore");
+}
+
+void runtime_restore_all(struct agent *agent)
+{
+	bool known = atomic_load_explicit(&agent->table->config_known, memory_order_acquire) != 0;
+	if (agent->supervisor->worker_starts == 1)
+		return; /* nothing is held yet */
+	for (int place = 0; place < AGENT_RUNTIMES_MAX; place++)
+		if (agent->supervisor->runtimes[place].held)
+			runtime_restore(agent, place);
+	/* Without a runtime too: nodes run, and are to be stopped in due time. */
+	const char *text = agent->runtimes_count > 0
+				   ? agent->supervisor->runtimes[agent->runtimes[0]->place].text
+				   : NULL;
+	if (!known && text == NULL)
+		return;
+	int error = agent_begin(agent, text);
+	if (error != 0) {
+		log_error("agent: cannot begin again error=%d", error);
+		_exit(1); /* the supervisor tries again, and again */
+	}
+	for (unsigned i = 0; i < agent->runtimes_count; i++)
+		runtime_serve(agent->runtimes[i]);
 }

@@ -1,0 +1,349 @@
+/*
+ * farmem/agent/agent_restart_test.c: the agent is killed, half of it or all of it, at any moment:
+ * whoever it served goes on, nothing is lost and nothing leaks. Real agent, real nodes, kill -9.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "farmem/agent/agent_fake.h"
+
+#define NODES 7
+#define RANDOM_KILLS 40
+#define SETTLE_NS                                                                                  \
+	(40 * NS_PER_S) /* a lease that nobody knows goes back after --keepalive, 15 s             \
+			 */
+
+/* ---- killing ---- */
+
+/* Kills the worker; returns when it is dead. False: there was none just now. */
+static bool kill_worker(pid_t supervisor)
+{
+	pid_t worker = worker_of(supervisor);
+	int pidfd = worker > 0 ? (int)syscall(SYS_pidfd_open, worker, 0) : -1;
+	if (pidfd < 0)
+		return false;
+	kill(worker, SIGKILL);
+	return await_end(pidfd, WAIT_NS);
+}
+
+static void kill_supervisor(pid_t supervisor)
+{
+	int pidfd = pidfd_of(supervisor);
+	kill(supervisor, SIGKILL);
+	CHECK(await_end(pidfd, WAIT_NS));
+}
+
+static bool worker_is_new(struct runtime *runtime, uint64_t old)
+{
+	pid_t worker = worker_of(agent_pid(runtime));
+	return worker != 0 && worker != (pid_t)old;
+}
+
+static bool starts_are(struct runtime *runtime, uint64_t count)
+{
+	return atomic_load_explicit(&runtime->catalog.stats->agent_starts, memory_order_acquire) >=
+	       count;
+}
+
+/* The runtime's own part in it (agent_link.c): connects again, says HELLO with the same catalog. */
+static void reconnect(struct runtime *runtime, const char *config)
+{
+	close(runtime->socket);
+	runtime->socket = tree_connect();
+	runtime->ended = false;
+	hello(runtime, config);
+}
+
+/* ---- what must not change ---- */
+
+struct picture {
+	unsigned groups, nodes;
+	struct catalog_group group[64];
+	uint64_t incarnation[NODES];
+};
+
+static void picture_take(struct runtime *runtime, struct picture *picture)
+{
+	picture->groups = runtime->catalog.header->groups_count;
+	picture->nodes = FM_MIN(runtime->catalog.header->nodes_count, (uint32_t)NODES);
+	memcpy(picture->group, runtime->catalog.groups, picture->groups * sizeof picture->group[0]);
+	for (unsigned i = 0; i < picture->nodes; i++)
+		picture->incarnation[i] = runtime->catalog.nodes[i].incarnation;
+}
+
+static void picture_check(struct runtime *runtime, const struct picture *picture)
+{
+	CHECK_EQ(runtime->catalog.header->groups_count, picture->groups);
+	CHECK_EQ(memcmp(runtime->catalog.groups, picture->group,
+			 picture->groups * sizeof picture->group[0]),
+		0);
+	for (unsigned i = 0; i < picture->nodes; i++) {
+		CHECK_EQ(runtime->catalog.nodes[i].incarnation, picture->incarnation[i]);
+		CHECK_EQ(node_state(runtime, i), NODE_UP);
+	}
+}
+
+/* What the catalog says it holds. */
+static uint64_t catalog_bytes(const struct runtime *runtime)
+{
+	uint64_t columns = 0;
+	for (unsigned g = 0; g < runtime->catalog.header->groups_count; g++)
+		columns += runtime->catalog.groups[g].k + runtime->catalog.groups[g].m;
+	return columns * REGION;
+}
+
+static bool leased_settled(uint64_t bytes)
+{
+	uint64_t until_ns = clock_now_ns() + SETTLE_NS;
+	while (leased_bytes(NODES) != bytes) {
+		if (clock_now_ns() >= until_ns)
+			return false;
+		poll(NULL, 0, 100);
+	}
+	return true;
+}
+
+/* ---- the worker ---- */
+
+TEST(a_killed_worker_is_replaced_and_the_program_does_not_notice)
+{
+	static struct picture before;
+	tree_begin();
+	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, NODES));
+	want(runtime, 3);
+	picture_take(runtime, &before);
+	pid_t supervisor = agent_pid(runtime);
+	for (unsigned i = 0; i < 5; i++) {
+		runtime->welcome = false;
+		uint64_t killed_ns = clock_now_ns();
+		CHECK(kill_worker(supervisor));
+		CHECK(pump(runtime, was_welcomed, 0));
+		printf("     served again after %.0f ms\n",
+			(double)(clock_now_ns() - killed_ns) / (double)NS_PER_MS);
+		picture_check(runtime, &before);
+	}
+	CHECK(starts_are(runtime, 6));
+	CHECK_EQ(agent_pid(runtime), supervisor);
+	CHECK_STR_EQ(runtime->notices, "");
+	CHECK_EQ(leased_bytes(NODES), 3 * 6 * REGION);
+	want(runtime, 5);
+	check_group(runtime, 4, 4, 2);
+	CHECK_EQ(leased_bytes(NODES), 5 * 6 * REGION);
+	finish(runtime);
+}
+
+TEST(what_was_said_while_no_worker_ran_is_heard)
+{
+	tree_begin();
+	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, NODES));
+	want(runtime, 1);
+	pid_t worker = worker_of(agent_pid(runtime));
+	kill(worker, SIGSTOP); /* our own: started by this test */
+	atomic_store_explicit(&runtime->catalog.nodes[2].state, NODE_SUSPECT, memory_order_release);
+	say(runtime, MAILBOX_NODE_SUSPECT, 2);
+	atomic_store_explicit(&runtime->catalog.header->groups_wanted, 2, memory_order_release);
+	say(runtime, MAILBOX_WANT_GROUPS, 2);
+	kill(worker, SIGKILL);
+	CHECK(pump(runtime, has_groups, 2));
+	CHECK(pump(runtime, node_is_up, 2));
+	finish(runtime);
+}
+
+TEST(a_runtime_that_ends_while_no_worker_runs_is_released_by_the_next)
+{
+	tree_begin();
+	struct runtime *stays = runtime_begin(4, 2, "");
+	CHECK(pump(stays, has_nodes, NODES));
+	struct runtime *goes = runtime_begin(2, 1, "");
+	want(stays, 1);
+	want(goes, 3);
+	pid_t worker = worker_of(agent_pid(stays));
+	kill(worker, SIGSTOP);
+	runtime_end(goes);
+	kill(worker, SIGKILL);
+	CHECK(pump(stays, leased_is, 6 * REGION));
+	/* And one that ends as the worker dies over it. */
+	goes = runtime_begin(2, 1, "");
+	want(goes, 3);
+	runtime_end(goes);
+	CHECK(kill_worker(agent_pid(stays)));
+	CHECK(pump(stays, leased_is, 6 * REGION));
+	finish(stays);
+}
+
+TEST(a_node_that_ends_while_no_worker_runs_is_down_and_started_again)
+{
+	tree_begin();
+	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, NODES));
+	want(runtime, 1);
+	unsigned victim = catalog_column_node(&runtime->catalog.groups[0].columns[0]);
+	pid_t node = node_pid(runtime, victim);
+	pid_t worker = worker_of(agent_pid(runtime));
+	kill(worker, SIGSTOP);
+	kill(node, SIGKILL);
+	kill(worker, SIGKILL);
+	CHECK(pump(runtime, node_is_down, victim));
+	CHECK(pump(runtime, has_nodes, NODES + 1));
+	CHECK_STR_EQ(runtime->catalog.nodes[NODES].name, runtime->catalog.nodes[victim].name);
+	finish(runtime);
+}
+
+/* A program that is stopped (or debugged, or frozen): its socket stays, and that is all. */
+TEST(a_stopped_program_keeps_its_leases_through_a_restart)
+{
+	int ready[2];
+	char byte;
+	tree_begin();
+	struct runtime *runtime = runtime_begin(2, 1, "");
+	want(runtime, 1);
+	CHECK_EQ(pipe2(ready, O_CLOEXEC), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		struct runtime *own = runtime_begin(4, 2, "");
+		want(own, 2);
+		(void)!write(ready[1], "x", 1);
+		for (;;)
+			pause();
+	}
+	CHECK_EQ(read(ready[0], &byte, 1), 1);
+	CHECK(pump(runtime, leased_is, (3 + 12) * REGION));
+	kill(child, SIGSTOP);
+	pid_t old = worker_of(agent_pid(runtime));
+	CHECK(kill_worker(agent_pid(runtime)));
+	CHECK(pump(runtime, worker_is_new, (uint64_t)old));
+	CHECK(pump(runtime, starts_are, 2));
+	for (unsigned i = 0; i < 30; i++) {
+		CHECK_EQ(leased_bytes(NODES), (3 + 12) * REGION);
+		poll(NULL, 0, 100);
+	}
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	CHECK(pump(runtime, leased_is, 3 * REGION));
+	close(ready[0]);
+	close(ready[1]);
+	finish(runtime);
+}
+
+/* ---- killed at many moments ---- */
+
+struct killer {
+	pid_t supervisor;
+	_Atomic uint32_t killed;
+	_Atomic bool stop;
+};
+
+static void *kill_again_and_again(void *context)
+{
+	struct killer *killer = context;
+	uint64_t seed = 7;
+	while (!atomic_load(&killer->stop)) {
+		poll(NULL, 0, (int)(test_random(&seed) % 150));
+		atomic_fetch_add(&killer->killed, kill_worker(killer->supervisor));
+	}
+	return NULL;
+}
+
+/* Attaches, through deaths of the worker that hears its HELLO. */
+static struct runtime *attach(uint32_t k, uint32_t m)
+{
+	struct runtime *runtime = runtime_begin(k, m, "");
+	while (!pump(runtime, was_welcomed, 0)) {
+		CHECK(runtime->ended);
+		reconnect(runtime, "");
+	}
+	return runtime;
+}
+
+static void want_through_deaths(struct runtime *runtime, uint32_t groups)
+{
+	atomic_store_explicit(
+		&runtime->catalog.header->groups_wanted, groups, memory_order_release);
+	say(runtime, MAILBOX_WANT_GROUPS, groups);
+	CHECK(pump(runtime, has_groups, groups));
+}
+
+TEST(a_worker_killed_at_any_moment_loses_and_leaks_nothing)
+{
+	static struct picture before;
+	struct killer killer = {0};
+	pthread_t thread;
+	tree_begin();
+	struct runtime *stays = runtime_begin(4, 2, "");
+	CHECK(pump(stays, has_nodes, NODES));
+	want(stays, 4);
+	picture_take(stays, &before);
+	killer.supervisor = agent_pid(stays);
+	CHECK_EQ(pthread_create(&thread, NULL, kill_again_and_again, &killer), 0);
+	unsigned rounds = 0;
+	while (atomic_load(&killer.killed) < RANDOM_KILLS) {
+		struct runtime *goes = attach(4, 2);
+		want_through_deaths(goes, 1 + rounds % 3);
+		check_group(goes, 0, 4, 2);
+		runtime_end(goes);
+		rounds++;
+	}
+	atomic_store(&killer.stop, true);
+	pthread_join(thread, NULL);
+	printf("     %u rounds through %u deaths\n", rounds, atomic_load(&killer.killed));
+	CHECK_EQ(agent_pid(stays), killer.supervisor);
+	CHECK(leased_settled(4 * 6 * REGION));
+	picture_check(stays, &before);
+	want(stays, 6);
+	CHECK_EQ(leased_bytes(NODES), catalog_bytes(stays));
+	finish(stays);
+}
+
+/* ---- all of it ---- */
+
+TEST(a_killed_agent_is_replaced_by_one_that_finds_nodes_and_groups_again)
+{
+	static struct picture before;
+	tree_begin();
+	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, NODES));
+	want(runtime, 3);
+	picture_take(runtime, &before);
+	for (unsigned i = 0; i < 3; i++) {
+		pid_t nodes[NODES];
+		for (unsigned n = 0; n < NODES; n++)
+			nodes[n] = node_pid(runtime, n);
+		pid_t worker = worker_of(agent_pid(runtime));
+		int pidfd = pidfd_of(worker);
+		kill_supervisor(agent_pid(runtime));
+		CHECK(await_end(pidfd, WAIT_NS));
+		CHECK(pump(runtime, has_ended, 0) || runtime->ended);
+		runtime->welcome = false;
+		/* A new program may be there before the old one is. */
+		struct runtime *other = i == 1 ? runtime_begin(4, 2, "") : NULL;
+		if (other != NULL)
+			want(other, 1);
+		reconnect(runtime, "");
+		CHECK(pump(runtime, was_welcomed, 0));
+		picture_check(runtime, &before);
+		for (unsigned n = 0; n < NODES; n++)
+			CHECK_EQ(node_pid(runtime, n), nodes[n]);
+		if (other != NULL) {
+			check_group(other, 0, 4, 2);
+			runtime_end(other);
+		}
+	}
+	/* A node that is not the new agent's child is watched all the same. */
+	unsigned victim = catalog_column_node(&runtime->catalog.groups[0].columns[0]);
+	kill(node_pid(runtime, victim), SIGKILL);
+	CHECK(pump(runtime, node_is_down, victim));
+	CHECK(pump(runtime, has_nodes, NODES + 1));
+	int nodes[NODES];
+	unsigned count = 0;
+	for (unsigned n = 0; n < NODES; n++)
+		if (n != victim)
+			nodes[count++] = pidfd_of(node_pid(runtime, n));
+	finish(runtime); /* stops them, though it did not start them */
+	for (unsigned n = 0; n < count; n++)
+		CHECK(await_end(nodes[n], WAIT_NS));
+}

@@ -177,6 +177,20 @@ static void request_make(enum pattern pattern, uint32_t first, bool copy, int tr
 	}
 }
 
+static void must_all_be_done(void)
+{
+	for (uint32_t i = 0; i < request.count; i++) {
+		if (rebuilt.outcomes[i] == CTL_REBUILD_DONE)
+			continue;
+		fprintf(stderr, "offload_bench: spanset %u of %u outcome %u statuses", i,
+			request.count, rebuilt.outcomes[i]);
+		for (unsigned s = 0; s < request.sources_count; s++)
+			fprintf(stderr, " %d", rebuilt.source_status[s]);
+		fprintf(stderr, " read_ns %llu\n", (unsigned long long)rebuilt.read_ns);
+		exit(1);
+	}
+}
+
 static void offloaded(enum pattern pattern, enum contestant who, bool copy, int transport)
 {
 	for (uint32_t first = 0; first < slots_count; first += CTL_REBUILD_MAX) {
@@ -184,8 +198,7 @@ static void offloaded(enum pattern pattern, enum contestant who, bool copy, int 
 		const uint64_t before_ns = clock_now_ns();
 		must(!offload_rebuild(offload, &request, &rebuilt), "rebuild");
 		took_ns[pattern][who] += clock_now_ns() - before_ns;
-		for (uint32_t i = 0; i < request.count; i++)
-			must(rebuilt.outcomes[i] == CTL_REBUILD_DONE, "a spanset");
+		must_all_be_done();
 		read_ns[pattern][who] += rebuilt.read_ns;
 		decode_ns[pattern][who] += rebuilt.decode_ns;
 		store_ns[pattern][who] += rebuilt.store_ns;

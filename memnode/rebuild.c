@@ -485,8 +485,8 @@ int rebuild_run(struct rebuild_kit *kit, struct lease_table *table, struct rebui
 		return error;
 	run_sort(&run);
 	run_layout(&run);
-	run.deadline_ns = begin_ns + REBUILD_CALL_NS;
 	run_attach(&run);
+	run.deadline_ns = clock_now_ns() + REBUILD_CALL_NS + rebuild_rate_ns(request);
 	run_loop(&run);
 	run_decide_rest(&run);
 	rebuilt->read_ns =

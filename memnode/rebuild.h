@@ -24,10 +24,12 @@
 #define REBUILD_OUT_BYTES (REBUILD_CHUNK_SPANSETS * FM_PAGE_SIZE)
 #define REBUILD_MEMORY_BYTES (REBUILD_CHUNKS * REBUILD_CHUNK_BYTES + REBUILD_OUT_BYTES)
 
-/* What a source that does not answer, or hardly, can cost. */
-#define REBUILD_ATTACH_NS (2 * NS_PER_S) /* all sources together */
-#define REBUILD_READ_NS (5 * NS_PER_S)   /* one read */
-#define REBUILD_CALL_NS (60 * NS_PER_S)  /* no read is begun later than so long after the first */
+/* What sources that do not answer, or hardly, can cost. */
+#define REBUILD_ATTACH_NS (3 * NS_PER_S) /* all sources together */
+#define REBUILD_READ_NS (3 * NS_PER_S)   /* one read */
+#define REBUILD_CALL_NS (8 * NS_PER_S)   /* reads are begun for so long, and what the rate needs */
+/* Most that a call may wait for its rate's sake. */
+#define REBUILD_RATE_NS_MAX (30 * NS_PER_S)
 
 /* Tells everybody at work to end soon. */
 struct rebuild_stop {
@@ -60,6 +62,8 @@ int rebuild_kit_open(struct rebuild_kit *kit) FM_MUST_USE;
 /* Gives back memory and connections. */
 void rebuild_kit_close(struct rebuild_kit *kit);
 
+/* How long its rate makes it take; 0: no rate. */
+uint64_t rebuild_rate_ns(const struct ctl_rebuild *request);
 /* What is wrong with a request, as far as can be seen without looking at the lease; NULL: nothing.
  * Its bounds (counts) must hold already. */
 const char *rebuild_fault(const struct ctl_rebuild *request);

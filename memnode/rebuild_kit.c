@@ -11,6 +11,8 @@
 #include "ec/ec.h"
 #include "memnode/rebuild.h"
 
+FM_BUILD_ASSERT(REBUILD_ATTACH_NS + REBUILD_CALL_NS + REBUILD_READ_NS < CTL_REBUILD_NS,
+	"a client that waits so long does get its answer");
 FM_BUILD_ASSERT(CTL_SOURCES_MAX >= EC_K_MAX, "k sources find room");
 FM_BUILD_ASSERT(REBUILD_CHUNK_BYTES >= EC_K_MAX * FM_PAGE_SIZE, "a chunk holds a spanset");
 
@@ -106,6 +108,12 @@ static const char *sources_fault(const struct ctl_rebuild *request)
 	return NULL;
 }
 
+uint64_t rebuild_rate_ns(const struct ctl_rebuild *request)
+{
+	const uint64_t bytes = request->count * (uint64_t)FM_PAGE_SIZE;
+	return request->rate_bytes_per_s != 0 ? bytes * NS_PER_S / request->rate_bytes_per_s : 0;
+}
+
 const char *rebuild_fault(const struct ctl_rebuild *request)
 {
 	if (request->k < 1 || request->k > EC_K_MAX || request->m > EC_M_MAX)
@@ -116,9 +124,7 @@ const char *rebuild_fault(const struct ctl_rebuild *request)
 		return "1..4096 spansets at once";
 	if (request->sources_count != request->k && !request_copies(request))
 		return "k sources, or one of the target's position";
-	if (request->rate_bytes_per_s != 0 &&
-		request->count * (uint64_t)FM_PAGE_SIZE / request->rate_bytes_per_s >
-			REBUILD_CALL_NS / NS_PER_S / 2)
+	if (rebuild_rate_ns(request) > REBUILD_RATE_NS_MAX)
 		return "so slow a rate wants fewer spansets at once";
 	for (uint32_t i = 0; i < request->count * (1u + request->sources_count); i++)
 		if (request->pieces[i].slot >= REGION_BYTES_MAX / FM_PAGE_SIZE)

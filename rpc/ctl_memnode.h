@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "rpc/ctl_client.h"
 #include "rpc/ctl_server.h"
@@ -45,7 +46,10 @@ struct ctl_load {
 };
 
 #define CTL_SOURCES_MAX 16
-#define CTL_REBUILD_MAX 4096   /* spansets in one Rebuild */
+#define CTL_REBUILD_MAX 4096 /* spansets in one Rebuild */
+/* A node answers a Rebuild within so long, the time that its rate needs apart, whatever its sources
+ * do: what was not done by then is UNREACHABLE. */
+#define CTL_REBUILD_NS (15 * NS_PER_S)
 #define CTL_CHECKSUM_MAX 16384 /* slots in one Checksum */
 
 /* A slot and the CRC32C of its 4 KiB. */

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -15,8 +16,10 @@
 #include <sys/wait.h>
 
 #include "base/clock.h"
+#include "base/crc.h"
 #include "base/test.h"
 #include "memnode/daemon_options.h"
+#include "memnode/offload.h"
 #include "rpc/ctl_memnode.h"
 
 #define ARGUMENTS_MAX 24
@@ -472,6 +475,174 @@ TEST(a_node_made_slow_for_tests_is_slow_on_tcp)
 	setenv("FARMEM_SLOW_READS", "2s", 1);
 	check_refused("--listen 127.0.0.1:0", 2, "at most 1s");
 	unsetenv("FARMEM_SLOW_READS");
+}
+
+/* ---- a node that works for its clients ---- */
+
+#define PAGES 256u
+
+struct copying {
+	struct daemon source, target;
+	char source_ctl[64], target_ctl[64];
+	struct fabric_capability from, to;
+	struct ctl_piece pieces[PAGES * 2];
+	struct ctl_rebuild request;
+};
+
+static void fill(
+	const char *endpoint, const struct fabric_capability *capability, struct ctl_piece *pieces)
+{
+	static const struct fabric_queue_options options = {.depth = 4};
+	struct fabric_queue *queue;
+	struct fabric_region *region;
+	uint8_t page[4096];
+	CHECK_EQ(fabric_queue_open(&options, &queue), 0);
+	CHECK_EQ(fabric_attach(queue, endpoint, capability, clock_now_ns() + 5 * NS_PER_S, &region),
+		0);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		struct iovec iov = {page, sizeof page};
+		struct fabric_completion done;
+		struct fabric_transfer transfer = {.offset = i * 4096,
+			.iov = &iov,
+			.iov_count = 1,
+			.deadline_ns = clock_now_ns() + 10 * NS_PER_S};
+		memset(page, (int)i + 1, sizeof page);
+		CHECK_EQ(fabric_post_write(region, &transfer), 0);
+		CHECK_EQ(fabric_wait(queue, &done, 1, transfer.deadline_ns), 1);
+		CHECK_EQ(done.status, 0);
+		pieces[2 * i] = pieces[2 * i + 1] =
+			(struct ctl_piece){i, crc32c(page, sizeof page)};
+	}
+	fabric_queue_close(queue);
+}
+
+/* One daemon with bytes, another with a region of the same size. */
+static void copying_open(struct copying *copying)
+{
+	static const char flags[] = "--listen 127.0.0.1:0 --memory 10M";
+	struct ctl_rebuild *request = &copying->request;
+	lender_start(&copying->source, flags, copying->source_ctl, &copying->from);
+	lender_start(&copying->target, flags, copying->target_ctl, &copying->to);
+	*request = (struct ctl_rebuild){.target = copying->to,
+		.position = 5,
+		.k = 4,
+		.m = 2,
+		.sources_count = 1,
+		.count = PAGES,
+		.pieces = copying->pieces};
+	request->sources[0].position = 5;
+	request->sources[0].capability = copying->from;
+	snprintf(request->sources[0].endpoint, FABRIC_ENDPOINT_MAX, "tcp:127.0.0.1:%d",
+		port_of(&copying->source, "data="));
+	fill(request->sources[0].endpoint, &copying->from, copying->pieces);
+}
+
+static void copying_close(struct copying *copying)
+{
+	kill(copying->source.pid, SIGINT);
+	CHECK_EQ(daemon_end(&copying->source), 0);
+	kill(copying->target.pid, SIGINT);
+	CHECK_EQ(daemon_end(&copying->target), 0);
+}
+
+static int rebuild_at(
+	const char *address, const struct ctl_rebuild *request, struct ctl_rebuilt *rebuilt)
+{
+	struct ctl_client *client;
+	struct ctl_packed packed;
+	struct ctl_result result;
+	CHECK_EQ(ctl_client_open(address, &client), 0);
+	CHECK_EQ(ctl_pack_rebuild(request, &packed), 0);
+	struct ctl_request call = {
+		CTL_METHOD_REBUILD, packed.bytes, packed.length, 2 * CTL_REBUILD_NS};
+	ctl_client_call(client, &call, &result);
+	int error = ctl_unpack_rebuild(&result, request, rebuilt);
+	ctl_packed_clear(&packed);
+	ctl_result_clear(&result);
+	ctl_client_close(client);
+	return error;
+}
+
+static int checksum_at(const char *address, const struct fabric_capability *capability,
+	unsigned count, uint32_t *crcs)
+{
+	static uint32_t slots[PAGES];
+	struct ctl_client *client;
+	struct ctl_packed packed;
+	struct ctl_result result;
+	for (uint32_t i = 0; i < count; i++)
+		slots[i] = i;
+	CHECK_EQ(ctl_client_open(address, &client), 0);
+	CHECK_EQ(ctl_pack_checksum(capability, slots, count, &packed), 0);
+	struct ctl_request call = {CTL_METHOD_CHECKSUM, packed.bytes, packed.length, 10 * NS_PER_S};
+	ctl_client_call(client, &call, &result);
+	int error = ctl_unpack_checksum(&result, count, crcs);
+	ctl_packed_clear(&packed);
+	ctl_result_clear(&result);
+	ctl_client_close(client);
+	return error;
+}
+
+TEST(one_daemon_copies_a_region_from_another_and_its_checksums_say_so)
+{
+	static struct copying copying;
+	static struct ctl_rebuilt rebuilt;
+	static uint32_t crcs[PAGES];
+	copying_open(&copying);
+	CHECK_EQ(rebuild_at(copying.target_ctl, &copying.request, &rebuilt), 0);
+	for (uint32_t i = 0; i < PAGES; i++)
+		CHECK_EQ(rebuilt.outcomes[i], CTL_REBUILD_DONE);
+	CHECK_EQ(checksum_at(copying.target_ctl, &copying.to, PAGES, crcs), 0);
+	for (uint32_t i = 0; i < PAGES; i++)
+		CHECK_EQ(crcs[i], copying.pieces[2 * i].crc);
+	copying.request.k = 17;
+	CHECK_EQ(rebuild_at(copying.target_ctl, &copying.request, &rebuilt), -EINVAL);
+	copying.request.k = 4;
+	copying.request.target.key[0] ^= 1;
+	CHECK_EQ(rebuild_at(copying.target_ctl, &copying.request, &rebuilt), -EACCES);
+	copying_close(&copying);
+}
+
+static struct copying slow_copying;
+
+static void *slow_main(void *argument)
+{
+	static struct ctl_rebuilt rebuilt[8];
+	int *error = argument;
+	*error = rebuild_at(slow_copying.target_ctl, &slow_copying.request, &rebuilt[*error]);
+	return NULL;
+}
+
+TEST(a_daemon_busy_with_rebuilds_still_hears_its_clients_and_ends_when_told_to)
+{
+	static struct ctl_rebuilt rebuilt;
+	struct ctl_stats stats = {0};
+	pthread_t threads[OFFLOAD_CALLS_MAX];
+	int errors[OFFLOAD_CALLS_MAX];
+	copying_open(&slow_copying);
+	slow_copying.request.rate_bytes_per_s = PAGES * 4096 / 20; /* 20 s */
+	for (unsigned i = 0; i < OFFLOAD_CALLS_MAX; i++) {
+		errors[i] = (int)i;
+		CHECK_EQ(pthread_create(&threads[i], NULL, slow_main, &errors[i]), 0);
+	}
+	const uint64_t begin_ns = clock_now_ns();
+	while (stats.load.rebuilds < OFFLOAD_CALLS_MAX) {
+		CHECK(clock_now_ns() < begin_ns + 10 * NS_PER_S);
+		CHECK_EQ(stats_at(slow_copying.target_ctl, &stats), 0);
+	}
+	CHECK_EQ(rebuild_at(slow_copying.target_ctl, &slow_copying.request, &rebuilt), -ENOMEM);
+	for (unsigned i = 0; i < 20; i++) {
+		const uint64_t before_ns = clock_now_ns();
+		CHECK_EQ(stats_at(slow_copying.target_ctl, &stats), 0);
+		CHECK(clock_now_ns() - before_ns < 3 * NS_PER_S);
+	}
+	const uint64_t before_ns = clock_now_ns();
+	copying_close(&slow_copying);
+	CHECK(clock_now_ns() - before_ns < 8 * NS_PER_S);
+	for (unsigned i = 0; i < OFFLOAD_CALLS_MAX; i++) {
+		pthread_join(threads[i], NULL);
+		CHECK_NE(errors[i], 0);
+	}
 }
 
 TEST(without_its_owner_it_ends_once_no_client_has_been_there_for_ten_seconds)

@@ -29,6 +29,10 @@ extern const struct command commands[]; /* ends with a NULL name */
 
 extern const struct option_spec top_specs[];
 extern const unsigned top_specs_count;
+extern const struct option_spec nodes_specs[];
+extern const unsigned nodes_specs_count;
+extern const struct option_spec drain_specs[];
+extern const unsigned drain_specs_count;
 extern const struct option_spec inspect_specs[];
 extern const unsigned inspect_specs_count;
 extern const struct option_spec doctor_specs[];
@@ -36,6 +40,8 @@ extern const unsigned doctor_specs_count;
 
 int run_command(int argc, char **argv);
 int top_command(int argc, char **argv);
+int nodes_command(int argc, char **argv);
+int drain_command(int argc, char **argv);
 int inspect_command(int argc, char **argv);
 int doctor_command(int argc, char **argv);
 

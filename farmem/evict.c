@@ -554,13 +554,23 @@ static int64_t evict_probation(const struct stripe *st)
 	return FM_MAX(pages, (int64_t)SPANSET_BATCH_PAGES);
 }
 
+/* Nobody needs room. Staged pages may be all that still holds spansets of a group to be emptied:
+ * their second chance is over. */
+static bool evict_idle(struct stripe *st)
+{
+	if (st->evacuating && repack_wishes(st))
+		return true;
+	return st->evacuate_staged && evict_staged(st) > 0 && !evict_starved(st) &&
+	       st->segment_count < STAGE_SEGMENTS_MAX && evict_store(st);
+}
+
 bool evict_round(struct stripe *st)
 {
 	evict_upkeep(st);
 	evict_drop_retired(st);
 	int64_t lacking = stripe_reserve(st) - budget_room(st->core);
 	if (lacking <= 0)
-		return st->evacuating && repack_wishes(st);
+		return evict_idle(st);
 	if (atomic_load(&st->core->catalog.header->groups_count) == 0) {
 		core_want_group(st->core);
 		return false;

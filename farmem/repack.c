@@ -276,6 +276,7 @@ void repack_look(struct stripe *st)
 	if (found && !st->evacuating)
 		st->evacuate_seen = 0;
 	st->evacuating = found;
+	st->evacuate_staged = found && st->evacuate_staged;
 }
 
 static void repack_heal(struct stripe *st)
@@ -311,5 +312,6 @@ bool repack_wishes(struct stripe *st)
 	if (freed > 0)
 		st->evacuate_seen = 0;
 	st->evacuating = freed > 0 || (job.set_count == 0 && !lap);
+	st->evacuate_staged = freed == 0 && (lap || job.set_count > 0);
 	return st->evacuating;
 }

@@ -70,6 +70,7 @@ struct stripe {
 	/* Some group is to be evacuated; records looked at since the last that could be moved. */
 	bool evacuating;
 	uint32_t evacuate_seen;
+	bool evacuate_staged; /* what is left of it is staged: store it, though nobody needs room */
 	/* Makes blocks the hand meets evictable (range.c); NULL: all are. False: nothing there. */
 	bool (*prepare_block)(struct stripe *st, uint32_t page);
 	void *owner;

@@ -127,6 +127,8 @@ int main(int argc, char **argv)
 	struct fabric_capability old, new;
 	struct fabric_region *region;
 	char line[64], address[64];
+	struct ctl_packed packed;
+	struct ctl_result result;
 	unsigned refused;
 
 	must(argc == 3, "see the head of tests/e2e/foreign.c");
@@ -154,6 +156,10 @@ int main(int argc, char **argv)
 	move_page(region, false);
 	for (unsigned i = 0; i < sizeof page; i++)
 		must(page[i] == 0, "a new region is not zero");
+	must(ctl_pack_leases(CTL_METHOD_RELEASE, &new, 1, &packed) == 0, "no memory");
+	call(CTL_METHOD_RELEASE, &packed, &result);
+	must(result.status == 0, "release refused");
+	ctl_result_clear(&result);
 	printf("refused %u\n", refused);
 	return 0;
 }

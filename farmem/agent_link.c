@@ -3,8 +3,16 @@
  * thread.
  *
  * Other threads report through bits and an eventfd (agent_link_suspect, agent_link_wanted): they
- * never block. When the agent goes away the runtime goes on without new groups, and looks for it
- * again now and then.
+ * never block. A worker of the agent that dies is not noticed here: its supervisor holds our
+ * connection. When all of the agent is gone the runtime goes on without new groups and connects
+ * again, which starts another agent; that one takes over what our catalog names.
+ *
+ * Invariants
+ *   1. Nothing waits for the agent but this thread, and that for a bounded time.
+ *   2. Tries go on for as long as the program runs, at least AGENT_LINK_PAUSE_MAX_NS apart in the
+ *      end. One line when that takes longer than people should not know of, one when it is over.
+ *   3. What other threads had to say meanwhile is in the catalog (states of nodes, groups_wanted)
+ *      or still in our bits: a new connection says it.
  */
 #include <errno.h>
 #include <poll.h>
@@ -17,6 +25,11 @@
 #include "farmem/runtime.h"
 
 #define AGENT_LINK_CONNECT_NS (20 * NS_PER_S)
+#define AGENT_LINK_RECONNECT_NS (5 * NS_PER_S) /* for one try */
+#define AGENT_LINK_PAUSE_NS (10 * NS_PER_MS)   /* after the first try, which is at once */
+#define AGENT_LINK_PAUSE_MAX_NS (2 * NS_PER_S)
+#define AGENT_LINK_DOUBLINGS_MAX 8u
+#define AGENT_LINK_SILENT_NS (5 * NS_PER_S)
 
 static void agent_link_ring(struct runtime *rt)
 {
@@ -63,36 +76,91 @@ static void agent_link_say(struct runtime *rt, uint32_t kind, int64_t value)
 		log_debug("agent: cannot send: %d", rc);
 }
 
-int agent_link_open(struct runtime *rt)
+/* The socket, after HELLO; or -errno. */
+static int agent_link_connect(struct runtime *rt, uint64_t wait_ns)
 {
 	struct mailbox_message m = {
 		.version = MAILBOX_VERSION, .kind = MAILBOX_HELLO, .value = getpid()};
 	int rc = agent_link_config_text(rt, m.text, sizeof(m.text));
 	if (rc != 0)
 		return rc;
-	int s = mailbox_connect(rt->config.dir, rt->tree, clock_now_ns() + AGENT_LINK_CONNECT_NS);
+	int s = mailbox_connect(rt->config.dir, rt->tree, clock_now_ns() + wait_ns);
 	if (s < 0)
 		return s;
 	rc = mailbox_send(s, &m, rt->core.catalog.fd);
-	if (rc != 0) {
-		close(s);
-		return rc;
-	}
+	if (rc == 0)
+		return s;
+	close(s);
+	return rc;
+}
+
+int agent_link_open(struct runtime *rt)
+{
+	int s = agent_link_connect(rt, AGENT_LINK_CONNECT_NS);
+	if (s < 0)
+		return s;
 	rt->agent_socket = s;
 	return 0;
 }
 
 static void agent_link_lost(struct runtime *rt)
 {
-	log_warn("the agent is gone: far memory goes on, but gets no new groups and nodes are not "
-		 "watched");
+	uint64_t now = clock_now_ns();
 	close(rt->agent_socket);
 	rt->agent_socket = -1;
+	/* One that refuses us at once is a try like any other. */
+	if (rt->agent_lost_ns == 0) {
+		rt->agent_lost_ns = now;
+		rt->agent_retry_ns = now;
+		rt->agent_tries = 0;
+	}
+	log_debug("agent: connection lost");
+}
+
+static void agent_link_missed(struct runtime *rt, uint64_t now)
+{
+	if (rt->agent_missed || now - rt->agent_lost_ns < AGENT_LINK_SILENT_NS)
+		return;
+	rt->agent_missed = true;
+	log_warn("the agent is gone and cannot be started again: far memory goes on, but gets no "
+		 "new groups, and lost nodes are not replaced");
+}
+
+/* It serves us: what is told to it from now on counts. */
+static void agent_link_found(struct runtime *rt)
+{
+	if (rt->agent_lost_ns != 0 && rt->agent_missed)
+		log_warn("the agent is back");
+	rt->agent_lost_ns = 0;
+	rt->agent_missed = false;
+}
+
+/* Invariant 2. Does nothing before its time. */
+static void agent_link_retry(struct runtime *rt)
+{
+	uint64_t now = clock_now_ns();
+	if (rt->agent_lost_ns == 0 || now < rt->agent_retry_ns)
+		return;
+	int s = agent_link_connect(rt, AGENT_LINK_RECONNECT_NS);
+	uint64_t pause = AGENT_LINK_PAUSE_NS << FM_MIN(rt->agent_tries, AGENT_LINK_DOUBLINGS_MAX);
+	rt->agent_tries++;
+	now = clock_now_ns();
+	rt->agent_retry_ns = now + FM_MIN(pause, (uint64_t)AGENT_LINK_PAUSE_MAX_NS);
+	if (s < 0) {
+		log_debug("agent: cannot connect: %d", s);
+		agent_link_missed(rt, now);
+		return;
+	}
+	rt->agent_socket = s;
+	agent_link_ring(rt); /* invariant 3 */
 }
 
 static void agent_link_message(struct runtime *rt, const struct mailbox_message *m)
 {
 	switch (m->kind) {
+	case MAILBOX_WELCOME:
+		agent_link_found(rt);
+		break;
 	case MAILBOX_NOTICE:
 		log_print(m->value == 0 ? LOG_ERROR : LOG_WARN, "%.1000s", m->text);
 		break;
@@ -106,7 +174,7 @@ static void agent_link_message(struct runtime *rt, const struct mailbox_message 
 			evict_call(&rt->stripes[i]);
 		break;
 	default:
-		break; /* WELCOME, NODES: the catalog has it all */
+		break; /* NODES: the catalog has it all */
 	}
 }
 
@@ -132,6 +200,8 @@ static void agent_link_report(struct runtime *rt)
 {
 	uint64_t rung;
 	(void)!read(rt->event, &rung, sizeof(rung));
+	if (rt->agent_socket < 0)
+		return;
 	for (unsigned i = 0; i < CATALOG_NODES_MAX / 64; i++) {
 		uint64_t bits = atomic_exchange(&rt->suspects[i], 0);
 		for (; bits != 0; bits &= bits - 1)
@@ -142,14 +212,28 @@ static void agent_link_report(struct runtime *rt)
 		agent_link_say(rt, MAILBOX_WANT_GROUPS, rt->core.catalog.header->groups_wanted);
 }
 
+/* Milliseconds: the next try may be due earlier. */
+static int agent_link_patience(const struct runtime *rt, int timeout_ms)
+{
+	uint64_t now = clock_now_ns();
+	if (rt->agent_socket >= 0 || rt->agent_lost_ns == 0)
+		return timeout_ms;
+	if (rt->agent_retry_ns <= now)
+		return 0;
+	uint64_t left_ms = (rt->agent_retry_ns - now) / NS_PER_MS + 1;
+	return left_ms < (uint64_t)timeout_ms ? (int)left_ms : timeout_ms;
+}
+
 void agent_link_turn(struct runtime *rt, int timeout_ms)
 {
 	struct pollfd p[2] = {
 		{.fd = rt->event, .events = POLLIN}, {.fd = rt->agent_socket, .events = POLLIN}};
-	if (poll(p, 2, timeout_ms) <= 0)
-		return;
-	if (p[0].revents)
-		agent_link_report(rt);
-	if (rt->agent_socket >= 0 && p[1].revents)
-		agent_link_receive(rt);
+	if (poll(p, 2, agent_link_patience(rt, timeout_ms)) > 0) {
+		if (p[0].revents)
+			agent_link_report(rt);
+		if (rt->agent_socket >= 0 && p[1].revents)
+			agent_link_receive(rt);
+	}
+	if (rt->agent_socket < 0)
+		agent_link_retry(rt);
 }

@@ -50,6 +50,10 @@ struct runtime {
 	struct stripe *stripe_list[STRIPES_MAX];
 	struct runtime_handler *handlers; /* stripe_count * handlers_per_stripe */
 	int agent_socket;                 /* -1: none; runtime's main thread only */
+	/* agent_link.c, while there is none after there was one: since when, when to try again */
+	uint64_t agent_lost_ns, agent_retry_ns;
+	uint32_t agent_tries;
+	bool agent_missed; /* the user was told */
 	int event;                        /* eventfd that wakes the main thread */
 	_Atomic uint64_t suspects[CATALOG_NODES_MAX / 64];
 	_Atomic uint32_t wanted_told;

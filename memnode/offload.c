@@ -118,7 +118,13 @@ static int job_run(struct worker *worker, struct job *job)
 		&worker->kit, offload->options.leases, &offload->stop, job->request, job->rebuilt);
 }
 
-/* The data plane's threads, and the programs of this machine, go first. */
+/*
+ * The data plane's threads, and the programs of this machine, go first. Measured, one CPU shared
+ * with a thread that works four fifths of its time and sleeps 60 us in between: beside a worker of
+ * its own priority one wake-up in ten comes 0.6 ms late or more and one in a hundred 4 ms, beside a
+ * worker of nice 5 one in a hundred 10 us. SCHED_IDLE gained nothing over that, and on a machine
+ * that is never idle it would never get anywhere.
+ */
 static void worker_yield(const struct worker *worker)
 {
 	const int nice = worker->offload->options.nice;

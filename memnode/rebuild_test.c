@@ -476,6 +476,51 @@ TEST(slots_beyond_a_region_are_refused_the_targets_before_the_sources_when_it_co
 	world_close();
 }
 
+TEST(a_client_that_truncates_its_region_is_refused_and_the_node_lives_on)
+{
+	struct lease *lease;
+	uint32_t slot = 3, crc;
+	world_open();
+	CHECK_EQ(lease_get(table, &target, &lease), 0);
+	int fd = dup(lease_memfd(lease)); /* as a client on shm has it */
+	lease_put(lease);
+	CHECK_EQ(ftruncate(fd, 0), 0);
+	close(fd);
+	ask(0, K, 1, NODE_SHM);
+	CHECK_EQ(offload_rebuild(offload, &asked, &rebuilt), 0);
+	CHECK_EQ(count_of(CTL_REBUILD_REFUSED), SPANSETS);
+	CHECK_EQ(offload_checksum(offload, &target, &slot, 1, &crc), -EACCES);
+	target_renew();
+	ask(0, K, 1, NODE_SHM);
+	CHECK_EQ(offload_rebuild(offload, &asked, &rebuilt), 0);
+	CHECK_EQ(count_of(CTL_REBUILD_DONE), SPANSETS);
+	check_target(&target);
+	world_close();
+}
+
+TEST(a_source_that_was_fenced_or_released_is_refused_though_its_connection_is_still_there)
+{
+	struct fabric_capability renewed;
+	world_open();
+	for (int transport = NODE_SHM; transport <= NODE_TCP; transport++) {
+		ask(0, K, 1, transport);
+		CHECK_EQ(offload_rebuild(offload, &asked, &rebuilt), 0);
+		CHECK_EQ(count_of(CTL_REBUILD_DONE), SPANSETS);
+		CHECK_EQ(node_fence(&nodes[2], &columns[2], &renewed), 0);
+		CHECK_EQ(offload_rebuild(offload, &asked, &rebuilt), 0);
+		CHECK_EQ(count_of(CTL_REBUILD_UNREACHABLE), SPANSETS);
+		CHECK_EQ(rebuilt.source_status[1], -EACCES);
+		columns[2] = renewed;
+		ask(0, K, 1, transport);
+		CHECK_EQ(offload_rebuild(offload, &asked, &rebuilt), 0);
+		CHECK_EQ(count_of(CTL_REBUILD_DONE), SPANSETS);
+	}
+	CHECK_EQ(node_release(&nodes[2], &columns[2]), 0);
+	CHECK_EQ(offload_rebuild(offload, &asked, &rebuilt), 0);
+	CHECK_EQ(rebuilt.source_status[1], -EACCES);
+	world_close();
+}
+
 /* ---- what a request must look like ---- */
 
 static const char *fault_with(void (*change)(void))

@@ -230,7 +230,8 @@ void repair_target_failed(struct repair *repair, int error)
 	uint64_t pause_ns = REPAIR_PAUSE_FIRST_NS << FM_MIN(repair->target_failures, 6u);
 	log_info("agent: rebuild node=%s group=%u position=%u error=%d", member->name,
 		repair->group, repair->position, error);
-	if (!gone) {
+	bool busy = error == -EAGAIN; /* the node's own answer: nothing is under way there */
+	if (!gone && !busy) {
 		/* It may go on storing what we asked for. */
 		repair->doubt = true;
 		atomic_store_explicit(&repair->runtime->catalog.repairs[repair->job.repair].doubt,
@@ -240,8 +241,8 @@ void repair_target_failed(struct repair *repair, int error)
 	repair->target_failures++;
 	repair->not_before_ns = clock_now_ns() + pause_ns;
 	repair_arm(repair->agent, repair->not_before_ns);
-	bool enough = gone || repair->target_failures >= REPAIR_TARGET_TRIES ||
-		      member->state == MEMBER_SUSPECT;
+	bool enough = gone || member->state == MEMBER_SUSPECT ||
+		      repair->target_failures >= (busy ? REPAIR_BUSY_TRIES : REPAIR_TARGET_TRIES);
 	if (enough && !target_is_precious(repair))
 		repair_abort(repair, "the node does not do it", true);
 }

@@ -17,14 +17,16 @@
 
 #define REPAIR_JOBS_MAX CATALOG_REPAIRS_MAX /* known at once, of all runtimes */
 #define REPAIR_WORKING_MAX 8                /* of them with calls in flight */
-#define REPAIR_IN_MAX 3                     /* with one node as their target */
+#define REPAIR_IN_MAX 2                     /* with one node as their target */
 #define REPAIR_CALLS_MAX 2                  /* in flight for a column: the node never idles */
 #define REPAIR_BATCH_MAX 1024               /* spansets in a call */
 #define REPAIR_BATCH_MIN 32
 #define REPAIR_RETRIES_MAX 256 /* spansets with bad sources, waiting to be tried with others */
 #define REPAIR_LOOK_MAX 65536  /* records looked at before other events have their turn */
 #define REPAIR_TARGET_TRIES 3  /* failed calls to a target in a row */
-#define REPAIR_CALL_NS (5 * NS_PER_S)          /* beyond what its rate makes it take */
+#define REPAIR_BUSY_TRIES 12   /* refused by a target that is busy */
+#define REPAIR_CALL_NS                                                                             \
+	(17 * NS_PER_S) /* a node answers in 15 s (rpc/ctl_memnode.h), its rate apart */
 #define REPAIR_QUIET_NS (2 * NS_PER_MS)        /* between looks at a group that is not quiet yet */
 #define REPAIR_PAUSE_FIRST_NS (50 * NS_PER_MS) /* doubles while nothing comes of it */
 #define REPAIR_PAUSE_MAX_NS (8 * NS_PER_S)

@@ -8,7 +8,7 @@ WATCH=$FM_BUILD/tests/farmem-watch
 agent_pid() { # worker|supervisor
 	local pid name parent pids=" "
 	while read -r pid name; do
-		[[ $name = farmem-agent* ]] && pids+="$pid "
+		[[ $name = farmem-agent* || $name = farmem-worker* ]] && pids+="$pid "
 	done < <(e2e_procs)
 	for pid in $pids; do
 		parent=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status" 2>/dev/null) || continue

@@ -150,6 +150,8 @@ char *process_ending(int status, char *text, unsigned size);
 /* Calls back for each process with this text among its arguments. */
 void process_each(
 	const char *text, void (*each)(void *context, pid_t pid, const char *name), void *context);
+/* A supervisor's or a worker's name. */
+bool process_is_agent(const char *name);
 pid_t process_parent(pid_t pid);
 bool process_argument_ends(pid_t pid, const char *end);
 /* Anonymous resident bytes in KiB, or -1. */

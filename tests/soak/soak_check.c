@@ -191,7 +191,7 @@ static void lives_each(void *context, pid_t pid, const char *name)
 	uint64_t now_ns = *(const uint64_t *)context;
 	struct life *life = NULL;
 
-	if (strncmp(name, "farmem-agent", 12) != 0 && strncmp(name, "farmem-memnode", 14) != 0)
+	if (!process_is_agent(name) && strncmp(name, "farmem-memnode", 14) != 0)
 		return;
 	for (unsigned i = 0; i < LIVES_MAX; i++)
 		if (lives[i].pid == pid)

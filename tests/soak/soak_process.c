@@ -163,6 +163,11 @@ void process_each(
 		closedir(proc);
 }
 
+bool process_is_agent(const char *name)
+{
+	return strncmp(name, "farmem-agent", 12) == 0 || strncmp(name, "farmem-worker", 13) == 0;
+}
+
 pid_t process_parent(pid_t pid)
 {
 	return (pid_t)proc_status(pid, "\nPPid:");

@@ -310,8 +310,7 @@ static void agents_each(void *context, pid_t pid, const char *name)
 {
 	struct agents *agents = context;
 
-	if (strncmp(name, "farmem-agent", 12) == 0 &&
-		agents->count < sizeof agents->pids / sizeof agents->pids[0])
+	if (process_is_agent(name) && agents->count < sizeof agents->pids / sizeof agents->pids[0])
 		agents->pids[agents->count++] = pid;
 }
 

@@ -1,9 +1,10 @@
 /*
  * tests/sim/chaos.c: what goes wrong, from the seed: crashes, partitions, slow nodes, flipped
- * bytes, no memory, pins.
+ * bytes, no memory, pins; nodes that are drained; the agent's own end.
  *
- * The rule of the house: at most m columns of any group are ever damaged (crashed away or flipped),
- * at most m hosts are down at a time. `beyond` breaks it once, on purpose.
+ * The rule of the house: at most m columns of any group are ever damaged (lost, crashed away, or
+ * flipped somewhere), at most m hosts are down at a time. Damage ends when the column was replaced:
+ * then the next failure may come. `beyond` breaks it once, on purpose.
  */
 #include "base/assert.h"
 #include "base/fault_point.h"
@@ -17,12 +18,30 @@ struct chaos_host {
 static struct chaos_host hosts[SIM_NODES_MAX];
 static uint64_t part_ends_ns[SIM_NODES_MAX], slow_ends_ns[SIM_NODES_MAX];
 static uint64_t poor_ends_ns, unpin_ns;
-static uint64_t next_crash, next_part, next_slow, next_flip, next_poor, next_fault, next_pin;
+static uint64_t next_crash, next_part, next_slow, next_flip, next_poor, next_fault, next_pin,
+	next_drain, next_agent;
+static uint64_t leave_ends_ns[SIM_NODES_MAX], agent_back_ns;
 static bool beyond_done;
+
+static bool lease_is_good(const struct sim_lease *l)
+{
+	for (uint64_t slot = 0; slot < l->bytes / FM_PAGE_SIZE; slot++)
+		if (l->flipped[slot])
+			return false;
+	return true;
+}
 
 uint32_t sim_damage(uint32_t group)
 {
-	return sim.damage[group];
+	const struct catalog_group *g = &sim.core.catalog.groups[group];
+	uint32_t damage = 0;
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
+		const struct sim_lease *l = sim_lease_of(group, pos);
+		if (atomic_load(&g->columns[pos].lost) || l == NULL || !lease_is_good(l) ||
+			!sim_node_of(catalog_column_node(&g->columns[pos]))->alive)
+			damage |= 1u << pos;
+	}
+	return damage;
 }
 
 static bool chaos_due(uint64_t *next, uint64_t every_ns)
@@ -47,38 +66,53 @@ static unsigned chaos_hosts_down(void)
 	return down;
 }
 
-static bool chaos_may_damage(uint32_t group, unsigned pos)
+static bool within_m(uint32_t group, uint32_t damage)
 {
-	return (unsigned)__builtin_popcount(sim.damage[group] | 1u << pos) <=
-	       sim.core.catalog.groups[group].m;
+	return (unsigned)__builtin_popcount(damage) <= sim.core.catalog.groups[group].m;
 }
 
-/* Would this node's end leave every group within m? Marks its columns when asked to. */
-static bool chaos_node_columns(uint32_t node, bool mark)
+bool sim_may_lose(uint32_t group, unsigned pos)
 {
-	bool may = true;
+	return within_m(group, sim_damage(group) | 1u << pos);
+}
+
+static bool group_lives(uint32_t group)
+{
+	return atomic_load(&sim.core.catalog.groups[group].state) != GROUP_RETIRED;
+}
+
+/* Is this process where the column is, or is about to be? */
+static bool column_is_on(const struct catalog_column *column, uint32_t process)
+{
+	uint32_t generation = atomic_load(&column->generation);
+	const struct catalog_place *next = &column->places[(generation + 1) & 1];
+	return sim.node_of[catalog_column_node(column)] == process ||
+	       (atomic_load(&column->repair) != 0 && sim.node_of[next->node] == process);
+}
+
+bool sim_may_lose_node(uint32_t process)
+{
 	for (uint32_t g = 0; g < atomic_load(&sim.core.catalog.header->groups_count); g++) {
 		const struct catalog_group *group = &sim.core.catalog.groups[g];
-		for (unsigned pos = 0; pos < (unsigned)group->k + group->m; pos++) {
-			if (catalog_column_node(&group->columns[pos]) != node)
-				continue;
-			may &= chaos_may_damage(g, pos);
-			if (mark)
-				sim.damage[g] |= 1u << pos;
-		}
+		uint32_t damage = sim_damage(g);
+		for (unsigned pos = 0; pos < (unsigned)group->k + group->m; pos++)
+			if (column_is_on(&group->columns[pos], process))
+				damage |= 1u << pos;
+		if (group_lives(g) && !within_m(g, damage))
+			return false;
 	}
-	return may;
+	return true;
 }
 
 static void chaos_kill(uint32_t node)
 {
 	struct sim_node *n = &sim.nodes[node];
 	sim_say("node %u (host %u) dies", node, n->host);
-	(void)chaos_node_columns(node, true);
+	uint64_t away_ns = sim.scenario.away_ns != 0 ? sim.scenario.away_ns : 2 * NS_PER_S;
 	sim_node_part(node, false);
 	sim_node_crash(node);
 	hosts[n->host] = (struct chaos_host){
-		true, sim.now_ns + sim_below(sim_below(2) ? 2 * NS_PER_S : 20 * NS_PER_MS)};
+		true, sim.now_ns + sim_below(sim_below(2) ? away_ns : 20 * NS_PER_MS)};
 	sim.crashes++;
 }
 
@@ -86,7 +120,7 @@ static void chaos_crash(void)
 {
 	uint32_t node = (uint32_t)sim_below(sim.nodes_count);
 	if (!sim.nodes[node].alive || chaos_hosts_down() >= sim.scenario.m ||
-		sim.nodes_count >= SIM_NODES_MAX - 2 || !chaos_node_columns(node, false))
+		sim.nodes_count >= SIM_NODES_MAX - 2 || !sim_may_lose_node(node))
 		return;
 	chaos_kill(node);
 }
@@ -100,6 +134,8 @@ static void chaos_part(void)
 	sim_say("node %u cannot be reached", node);
 	sim_node_part(node, true);
 	part_ends_ns[node] = sim.now_ns + sim_below(sim_below(3) ? NS_PER_S : 5 * NS_PER_MS);
+	if (sim.scenario.long_parts && sim_below(2) == 0)
+		part_ends_ns[node] += sim_below(2 * sim.scenario.orphan_keep_ns);
 	sim.parts++;
 }
 
@@ -119,11 +155,11 @@ static void chaos_flip(void)
 	const struct catalog_group *group = &sim.core.catalog.groups[g];
 	unsigned pos = (unsigned)sim_below((uint64_t)group->k + group->m);
 	struct sim_lease *l = sim_lease_of(g, pos);
-	if (l == NULL || !sim.nodes[catalog_column_node(&group->columns[pos])].alive ||
-		!chaos_may_damage(g, pos))
+	if (l == NULL || !group_lives(g) ||
+		!sim_node_of(catalog_column_node(&group->columns[pos]))->alive ||
+		!sim_may_lose(g, pos))
 		return;
 	uint32_t slot = (uint32_t)sim_below(group->slot_count);
-	sim.damage[g] |= 1u << pos;
 	l->flipped[slot] = 1;
 	l->memory[slot * (uint64_t)FM_PAGE_SIZE + sim_below(FM_PAGE_SIZE)] ^=
 		(uint8_t)(1 + sim_below(255));
@@ -139,9 +175,45 @@ static void chaos_pin(void)
 
 static void chaos_fault_point(void)
 {
-	static const char *const names[] = {
-		"spanset.store.post", "spanset.fetch.post", "evict.store"};
+	static const char *const names[] = {"spanset.store.post", "spanset.fetch.post",
+		"evict.store", "sim.reserve.column", "sim.rebuild.call", "sim.rebuild.answer",
+		"sim.rebuild.done", "sim.fence", "sim.commit"};
 	(void)fault_arm(names[sim_below(FM_ARRAY_COUNT(names))], 1 + sim_below(20), false);
+}
+
+static void chaos_drain(void)
+{
+	uint32_t node = (uint32_t)sim_below(sim.nodes_count);
+	struct sim_node *n = &sim.nodes[node];
+	if (!n->alive || n->leaving || sim.nodes_count >= SIM_NODES_MAX - 2)
+		return;
+	sim_say("node %u (host %u) is to be drained", node, n->host);
+	n->leaving = true;
+	leave_ends_ns[node] = sim.now_ns + sim_below(sim_below(4) ? 3 * NS_PER_S : 5 * NS_PER_MS);
+	sim.drains++;
+}
+
+/* What is drained goes when it is empty, and another one comes to the host; or it stays after all.
+ */
+static void chaos_leave(uint32_t node)
+{
+	struct sim_node *n = &sim.nodes[node];
+	if (n->leases_held == 0 && n->leases_count > 0) {
+		sim_say("node %u (host %u) is empty and goes", node, n->host);
+		sim_node_crash(node);
+		hosts[n->host] = (struct chaos_host){true, sim.now_ns + sim_below(20 * NS_PER_MS)};
+		n->leaving = false;
+	} else if (sim.calm || sim.now_ns >= leave_ends_ns[node]) {
+		n->leaving = false;
+	}
+}
+
+static void chaos_agent(void)
+{
+	if (sim.agent == NULL)
+		return;
+	sim_agent_kill();
+	agent_back_ns = sim.now_ns + sim_below(sim_below(4) ? 5 * NS_PER_MS : 300 * NS_PER_MS);
 }
 
 /* More hosts of one group die at once than its code can bear. */
@@ -155,9 +227,9 @@ static void chaos_beyond(void)
 	sim.unreported_loss_allowed = true;
 	for (unsigned pos = 0; pos <= g->m; pos++) {
 		unsigned at = (pos + (unsigned)sim_below(2)) % ((unsigned)g->k + g->m);
-		uint32_t node = catalog_column_node(&g->columns[at]);
-		if (sim.nodes[node].alive)
-			chaos_kill(node);
+		uint32_t process = sim.node_of[catalog_column_node(&g->columns[at])];
+		if (sim.nodes[process].alive)
+			chaos_kill(process);
 	}
 }
 
@@ -169,7 +241,11 @@ static void chaos_heal(void)
 			sim_node_part(i, false);
 		if (sim.nodes[i].slow_factor > 1 && (sim.calm || sim.now_ns >= slow_ends_ns[i]))
 			sim.nodes[i].slow_factor = 1;
+		if (sim.nodes[i].alive && sim.nodes[i].leaving)
+			chaos_leave(i);
 	}
+	if (sim.agent == NULL && (sim.calm || sim.now_ns >= agent_back_ns))
+		sim_agent_start();
 	for (unsigned i = 0; i < SIM_NODES_MAX; i++)
 		if (hosts[i].down && (sim.calm || sim.now_ns >= hosts[i].back_ns)) {
 			hosts[i].down = false;
@@ -206,6 +282,10 @@ void sim_chaos_main(void *argument)
 			chaos_fault_point();
 		if (chaos_due(&next_pin, s->pin_every_ns))
 			chaos_pin();
+		if (chaos_due(&next_drain, s->drain_every_ns))
+			chaos_drain();
+		if (chaos_due(&next_agent, s->agent_every_ns))
+			chaos_agent();
 		if (chaos_due(&next_poor, s->poor_every_ns)) {
 			sim.poor = true;
 			poor_ends_ns = sim.now_ns + sim_below(300 * NS_PER_MS);

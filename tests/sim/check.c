@@ -126,15 +126,27 @@ static void check_taken(uint32_t group, unsigned pos, uint32_t slot, uint32_t ss
 	*word |= 1ull << (slot % 64);
 }
 
-/* A piece as the node holds it, or NULL when it is known to be damaged. */
-static const uint8_t *check_piece(uint32_t group, unsigned pos, uint32_t slot)
+static const uint8_t *check_place(const struct catalog_place *place, uint32_t slot)
 {
-	const struct catalog_column *c = &sim.core.catalog.groups[group].columns[pos];
-	const struct sim_lease *l = sim_lease_of(group, pos);
-	if (atomic_load(&c->lost) || !sim.nodes[catalog_column_node(c)].alive || l == NULL ||
-		l->flipped[slot])
+	const struct sim_lease *l = sim_lease_at(place);
+	if (l == NULL || !sim_node_of(place->node)->alive || l->flipped[slot])
 		return NULL;
 	return l->memory + (uint64_t)slot * FM_PAGE_SIZE;
+}
+
+/* A piece as a node holds it, or NULL when it is known to be damaged. Where a reader would look. */
+static const uint8_t *check_piece(uint32_t group, unsigned pos, uint32_t slot)
+{
+	const struct catalog *c = &sim.core.catalog;
+	const struct catalog_column *column = &c->groups[group].columns[pos];
+	uint32_t generation = atomic_load(&column->generation);
+	uint32_t repair = atomic_load(&column->repair);
+	if (!atomic_load(&column->lost))
+		return check_place(&column->places[generation & 1], slot);
+	if (repair == 0 ||
+		!(atomic_load(&catalog_done_bits(c, repair - 1)[slot / 64]) >> (slot % 64) & 1))
+		return NULL;
+	return check_place(&column->places[(c->repairs[repair - 1].generation + 1) & 1], slot);
 }
 
 /* Rebuilds what is missing from what there is: by ISA-L, now and then by the obviously right twin.
@@ -217,6 +229,8 @@ static void check_stable(uint32_t ssid, struct record r, uint64_t hdr)
 	if (record_hdr_live(hdr) != references[ssid])
 		sim_fail("record %u: live %x, named %x", ssid, record_hdr_live(hdr),
 			references[ssid]);
+	if (record_hdr_live(hdr) == 0)
+		return; /* its columns may have been replaced without it */
 	for (unsigned pos = 0; pos < n; pos++) {
 		const uint8_t *bytes = check_piece(group, pos, record_slot(r, pos));
 		pieces[pos] = space[pos];
@@ -302,6 +316,64 @@ static void check_slots(void)
 				(int)FM_PAGE_SIZE);
 }
 
+/* ---- groups and leases ---- */
+
+static void check_group(uint32_t index)
+{
+	const struct catalog_group *g = &sim.core.catalog.groups[index];
+	uint32_t state = atomic_load(&g->state);
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
+		const struct catalog_column *c = &g->columns[pos];
+		bool moving = atomic_load(&c->lost) != 0 || atomic_load(&c->repair) != 0;
+		if (state == GROUP_OPEN && moving)
+			sim_fail("group %u is open, and position %u of it lost or being replaced",
+				index, pos);
+		if (state == GROUP_RETIRED && atomic_load(&c->used) != 0)
+			sim_fail("group %u is retired, and %u slots of position %u are in use",
+				index, atomic_load(&c->used), pos);
+	}
+}
+
+static bool check_is_named(const struct sim_lease *l)
+{
+	const struct catalog_group *g = &sim.core.catalog.groups[l->group];
+	if (l->group >= atomic_load(&sim.core.catalog.header->groups_count) ||
+		atomic_load(&g->state) == GROUP_RETIRED)
+		return false;
+	const struct catalog_column *c = &g->columns[l->pos];
+	uint32_t generation = atomic_load(&c->generation);
+	return sim_lease_at(&c->places[generation & 1]) == l ||
+	       (atomic_load(&c->repair) != 0 &&
+		       sim_lease_at(&c->places[(generation + 1) & 1]) == l);
+}
+
+void sim_check_calm(void)
+{
+	for (uint32_t i = 0; i < atomic_load(&sim.core.catalog.header->groups_count); i++) {
+		const struct catalog_group *g = &sim.core.catalog.groups[i];
+		uint32_t state = atomic_load(&g->state);
+		if (state == GROUP_RETIRED)
+			continue;
+		for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+			if (atomic_load(&g->columns[pos].lost) || sim_lease_of(i, pos) == NULL)
+				sim_fail("all hosts are there, and position %u of group %u is not",
+					pos, i);
+		if (state == GROUP_CLOSED)
+			sim_fail("all hosts are there, and group %u is closed", i);
+	}
+	for (uint32_t n = 0; n < sim.nodes_count; n++)
+		for (uint32_t i = 0; sim.nodes[n].alive && i < sim.nodes[n].leases_count; i++) {
+			const struct sim_lease *l = &sim.nodes[n].leases[i];
+			if (l->held && !check_is_named(l))
+				sim_fail("node %u holds a lease that nobody knows (once of group "
+					 "%u position %u)",
+					n, l->group, l->pos);
+		}
+	if (sim.scenario.never_degraded && atomic_load(&sim.core.catalog.stats->degraded_reads))
+		sim_fail("%llu reads were degraded, and no node was down",
+			(unsigned long long)atomic_load(&sim.core.catalog.stats->degraded_reads));
+}
+
 static void check_gauge(const char *name, int64_t counted, int64_t gauge)
 {
 	if (counted != gauge)
@@ -328,6 +400,7 @@ static void check_budget(struct check_counts *n)
 void sim_check_all(void)
 {
 	struct check_counts n = {0, 0, 0, 0};
+	sim.frozen = true;
 	FM_ASSERT_LE(sim.core.reclaim.fresh, CHECK_RECORDS_MAX);
 	memset(references, 0, sizeof(references));
 	memset(taken, 0, sizeof(taken));
@@ -335,8 +408,11 @@ void sim_check_all(void)
 		check_word(&n, i);
 	check_records();
 	check_slots();
+	for (uint32_t i = 0; i < atomic_load(&sim.core.catalog.header->groups_count); i++)
+		check_group(i);
 	check_budget(&n);
 	sim.checks++;
+	sim.frozen = false;
 	sim_say("checked: near %lld staging %lld far %lld retained %lld", (long long)n.near,
 		(long long)n.staging, (long long)n.far, (long long)n.retained);
 }

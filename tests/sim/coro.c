@@ -94,16 +94,20 @@ static int coro_gap(void)
 	return 1 + (int)sim_below((uint64_t)sim_yield_spread);
 }
 
-void sim_yield_now(void)
+static void coro_yield(void)
 {
-	sim_yield_countdown = coro_gap();
-	if (coro_now == NULL)
-		return;
 	coro_now->wake_ns = 0;
 	/* Now and then the machine takes the CPU away for long: much happens between two steps. */
 	if (sim_below(64) == 0)
 		coro_now->wake_ns = sim.now_ns + 1 + sim_below(1ull << sim_below(21));
 	coro_switch();
+}
+
+void sim_yield_now(void)
+{
+	sim_yield_countdown = coro_gap();
+	if (coro_now != NULL && !sim.frozen)
+		coro_yield();
 }
 
 void sim_yield(void)
@@ -133,7 +137,7 @@ int sim_mutex_lock(pthread_mutex_t *mutex)
 {
 	sim_yield();
 	while (pthread_mutex_trylock(mutex) != 0)
-		sim_yield_now();
+		coro_yield(); /* also while frozen: its owner is in the middle of something */
 	return 0;
 }
 
@@ -151,19 +155,38 @@ static void coro_main(void)
 	coro_switch();
 }
 
-void sim_spawn(const char *name, sim_body *body, void *argument)
+/* A place for one more, perhaps that of one that ended. */
+static struct sim_coro *coro_room(void)
 {
+	for (unsigned i = 0; i < coros_count; i++)
+		if (coros[i].done)
+			return &coros[i];
 	FM_ASSERT_LT(coros_count, SIM_COROS_MAX);
 	struct sim_coro *c = &coros[coros_count++];
-	*c = (struct sim_coro){.name = name, .body = body, .argument = argument};
 	c->stack = mmap(NULL, SIM_STACK_BYTES, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	FM_ASSERT(c->stack != MAP_FAILED);
+	return c;
+}
+
+struct sim_coro *sim_spawn(const char *name, sim_body *body, void *argument)
+{
+	struct sim_coro *c = coro_room();
+	void *stack = c->stack;
+	*c = (struct sim_coro){.name = name, .body = body, .argument = argument, .stack = stack};
 	getcontext(&c->context);
 	c->context.uc_stack.ss_sp = c->stack;
 	c->context.uc_stack.ss_size = SIM_STACK_BYTES;
 	c->context.uc_link = NULL;
 	makecontext(&c->context, coro_main, 0);
+	return c;
+}
+
+void sim_kill(struct sim_coro *coro)
+{
+	FM_ASSERT(coro != coro_now);
+	coro->done = true;
+	coro->promise = NULL;
 }
 
 void sim_promise(const char *what, uint64_t detail)

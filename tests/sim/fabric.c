@@ -1,6 +1,6 @@
 /*
- * tests/sim/fabric.c: memory nodes and the network to them: the provider "sim:N" (see rpc/fabric.h
- * for its contract).
+ * tests/sim/fabric.c: the network to memory nodes: the provider "sim:N" (see rpc/fabric.h for its
+ * contract).
  *
  * An operation has a time at which it takes effect (lands) and one at which its completion arrives;
  * between them, and after them, anything the contract allows may happen. A write reported
@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/assert.h"
 #include "rpc/fabric_provider.h"
@@ -21,7 +20,6 @@
 
 #define SIM_OPS_MAX 4096
 #define SIM_LATE_MAX 8192
-#define SIM_RTT_NS (20 * NS_PER_US)
 
 /* One per queue and node. */
 struct sim_conn {
@@ -33,6 +31,7 @@ struct sim_region {
 	struct fabric_region region; /* first: see fabric_provider.h */
 	struct sim_conn *conn;
 	struct sim_lease *lease;
+	uint32_t epoch; /* of the lease when it was attached */
 };
 
 struct sim_part {
@@ -70,11 +69,10 @@ static struct sim_node *region_node(const struct sim_region *r)
 
 /* ---- storing and loading ---- */
 
-static void lease_store(struct sim_lease *l, uint64_t offset, const uint8_t *from, uint64_t bytes)
+/* The node does as it is told by who has the capability in force. */
+static bool region_serves(const struct sim_region *r)
 {
-	memcpy(l->memory + offset, from, bytes);
-	for (uint64_t s = offset / FM_PAGE_SIZE; s * FM_PAGE_SIZE < offset + bytes; s++)
-		l->flipped[s] = 0;
+	return r->lease->held && r->lease->capability.epoch == r->epoch;
 }
 
 static void op_land(struct sim_op *op)
@@ -84,12 +82,16 @@ static void op_land(struct sim_op *op)
 	op->landed = true;
 	if (!op->lands || !region_node(op->region)->alive)
 		return;
+	if (!region_serves(op->region)) {
+		op->status = op->status == 0 ? -EACCES : op->status;
+		return;
+	}
 	if (op->write && op->torn_bytes != 0)
 		left = FM_MIN(left, op->torn_bytes);
 	for (uint32_t i = 0; i < op->iov_count && left > 0; i++) {
 		uint64_t part = FM_MIN(left, op->iov[i].iov_len);
 		if (op->write)
-			lease_store(l, at, op->iov[i].iov_base, part);
+			sim_lease_store(l, at, op->iov[i].iov_base, part);
 		else
 			memcpy(op->iov[i].iov_base, l->memory + at, part);
 		at += part;
@@ -105,11 +107,11 @@ static void late_drop(struct sim_late *late)
 
 static void late_land(struct sim_late *late)
 {
-	if (region_node(late->region)->alive) {
+	if (region_node(late->region)->alive && region_serves(late->region)) {
 		sim_say("late write lands: node %u group %u pos %u slot %llu",
 			late->region->conn->node, late->region->lease->group,
 			late->region->lease->pos, (unsigned long long)late->offset / FM_PAGE_SIZE);
-		lease_store(late->region->lease, late->offset, late->copy, late->bytes);
+		sim_lease_store(late->region->lease, late->offset, late->copy, late->bytes);
 	}
 	late_drop(late);
 }
@@ -298,31 +300,6 @@ static void sim_sleep(struct fabric_queue *queue, uint64_t until_ns)
 
 /* ---- connections ---- */
 
-static struct sim_lease *lease_find(uint32_t node, const struct fabric_capability *c)
-{
-	struct sim_node *n = &sim.nodes[node];
-	for (uint32_t i = 0; i < n->leases_count; i++)
-		if (n->leases[i].capability.lease == c->lease && n->incarnation == c->incarnation &&
-			memcmp(n->leases[i].capability.key, c->key, sizeof(c->key)) == 0)
-			return &n->leases[i];
-	return NULL;
-}
-
-/* A round trip; 0 when the node answered. */
-static int conn_ask(uint32_t node, uint64_t deadline_ns)
-{
-	const struct sim_node *n = &sim.nodes[node];
-	uint64_t rtt = SIM_RTT_NS + sim_below(SIM_RTT_NS) * n->slow_factor;
-	sim_block(FM_MIN(sim.now_ns + rtt, deadline_ns));
-	if (!n->alive)
-		return -ECONNREFUSED;
-	if (n->parted)
-		sim_block(deadline_ns);
-	if (!n->alive)
-		return -ECONNREFUSED;
-	return n->parted || sim.now_ns > deadline_ns ? -ETIMEDOUT : 0;
-}
-
 static int sim_attach(struct fabric_queue *queue, const char *endpoint,
 	const struct fabric_capability *capability, uint64_t deadline_ns,
 	struct fabric_region **region)
@@ -338,10 +315,10 @@ static int sim_attach(struct fabric_queue *queue, const char *endpoint,
 			part->conns[i].node = i;
 		fabric_part_set(queue, &sim_fabric_ops, part);
 	}
-	int rc = conn_ask(node, deadline_ns);
+	int rc = sim_ask(node, deadline_ns);
 	if (rc != 0)
 		return rc;
-	struct sim_lease *lease = lease_find(node, capability);
+	struct sim_lease *lease = sim_lease_find(node, capability);
 	if (lease == NULL)
 		return -EACCES;
 	struct fabric_region *made = fabric_region_reserve(queue, &sim_fabric_ops);
@@ -350,6 +327,7 @@ static int sim_attach(struct fabric_queue *queue, const char *endpoint,
 	struct sim_region *r = FM_CONTAINER_OF(made, struct sim_region, region);
 	r->conn = &part->conns[node];
 	r->lease = lease;
+	r->epoch = lease->capability.epoch;
 	r->region.bytes = lease->bytes;
 	r->region.connection_generation = &r->conn->generation;
 	r->region.generation = r->conn->generation;
@@ -369,9 +347,11 @@ static void sim_detach(struct fabric_region *region)
 static int sim_fence(struct fabric_region *region, uint64_t deadline_ns)
 {
 	struct sim_region *r = FM_CONTAINER_OF(region, struct sim_region, region);
-	int rc = conn_ask(r->conn->node, deadline_ns);
+	int rc = sim_ask(r->conn->node, deadline_ns);
 	if (rc != 0)
 		return rc;
+	if (!region_serves(r))
+		return -EACCES;
 	sim.fences++;
 	for (unsigned i = 0; i < lates_end && sim.bug != BUG_NO_FENCE; i++)
 		if (lates[i].region == r)
@@ -401,25 +381,8 @@ static const struct fabric_ops sim_fabric_ops = {
 
 /* ---- nodes ---- */
 
-uint32_t sim_node_start(unsigned host)
+void sim_fabric_node_crashed(uint32_t node)
 {
-	if (sim.nodes_count == SIM_NODES_MAX)
-		return SIM_NODES_MAX;
-	uint32_t index = sim.nodes_count;
-	struct sim_node *n = &sim.nodes[index];
-	*n = (struct sim_node){.alive = true,
-		.host = host,
-		.incarnation = sim_random() | 1,
-		.slow_factor = 1,
-		.leases_limit = sim.scenario.node_regions};
-	sim.nodes_count++;
-	return index;
-}
-
-void sim_node_crash(uint32_t node)
-{
-	struct sim_node *n = &sim.nodes[node];
-	n->alive = false;
 	for (unsigned i = 0; i < lates_end; i++)
 		if (lates[i].region != NULL && lates[i].region->conn->node == node)
 			late_drop(&lates[i]);
@@ -436,11 +399,8 @@ void sim_node_crash(uint32_t node)
 	}
 }
 
-void sim_node_part(uint32_t node, bool parted)
+void sim_fabric_node_parted(uint32_t node)
 {
-	sim.nodes[node].parted = parted;
-	if (!parted)
-		return;
 	for (unsigned i = 0; i < ops_end; i++) {
 		struct sim_op *op = &ops[i];
 		if (op->region == NULL || op->region->conn->node != node ||
@@ -454,35 +414,6 @@ void sim_node_part(uint32_t node, bool parted)
 	}
 }
 
-struct sim_lease *sim_lease_make(uint32_t node, uint64_t bytes)
-{
-	struct sim_node *n = &sim.nodes[node];
-	if (n->leases_count >= FM_MIN(n->leases_limit, (uint32_t)SIM_LEASES_MAX))
-		return NULL;
-	struct sim_lease *l = &n->leases[n->leases_count];
-	l->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	FM_ASSERT(l->memory != MAP_FAILED);
-	l->flipped = calloc(bytes / FM_PAGE_SIZE, 1);
-	FM_ASSERT(l->flipped != NULL);
-	l->bytes = bytes;
-	l->capability = (struct fabric_capability){.lease = n->leases_count + 1ull,
-		.incarnation = n->incarnation,
-		.epoch = 1,
-		.region = n->leases_count};
-	for (unsigned i = 0; i < sizeof(l->capability.key); i++)
-		l->capability.key[i] = (uint8_t)sim_random();
-	n->leases_count++;
-	return l;
-}
-
-struct sim_lease *sim_lease_of(uint32_t group, uint32_t pos)
-{
-	const struct catalog_place *place =
-		catalog_cur(&sim.core.catalog.groups[group].columns[pos]);
-	return lease_find(place->node, &place->capability);
-}
-
 void sim_fabric_open(void)
 {
 	ops = calloc(SIM_OPS_MAX, sizeof(*ops));
@@ -494,11 +425,6 @@ void sim_fabric_open(void)
 
 void sim_fabric_close(void)
 {
-	for (uint32_t n = 0; n < sim.nodes_count; n++)
-		for (uint32_t i = 0; i < sim.nodes[n].leases_count; i++) {
-			munmap(sim.nodes[n].leases[i].memory, sim.nodes[n].leases[i].bytes);
-			free(sim.nodes[n].leases[i].flipped);
-		}
 	free(ops);
 	free(lates);
 }

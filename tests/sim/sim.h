@@ -3,11 +3,12 @@
  * pager, from a seed.
  *
  * The runtime's own sources run unchanged (hooks.h makes their atomics switching points); simulated
- * are what lies under them: nodes and network (fabric.c), page tables (pager.c), time and threads
- * (coro.c), and what lies around them: the program (program.c), the agent and the failures
- * (agent.c, chaos.c). check.c looks at everything at once while all stand still. Failures injected
- * are only those the design promises to survive (DESIGN section 5), except in the scenario
- * `beyond`, where loss must be told, never hidden.
+ * are what lies under them: the network (fabric.c), memory nodes (nodes.c), page tables (pager.c),
+ * time and threads (coro.c), and what lies around them: the program (program.c), the agent
+ * (agent.c, columns.c, with the real farmem/agent/column.c) and the failures (chaos.c). check.c
+ * looks at everything at once while all stand still. Failures injected are only those the design
+ * promises to survive (DESIGN section 5), except in the scenario `beyond`, where loss must be told,
+ * never hidden.
  *
  * Everything random comes from one generator: a seed, a scenario and a commit repeat a run exactly.
  */
@@ -21,11 +22,15 @@
 
 #include "base/clock.h"
 #include "base/compiler.h"
+#include "farmem/agent/column.h"
 #include "farmem/fault.h"
 #include "rpc/fabric.h"
 
-#define SIM_NODES_MAX 64
-#define SIM_LEASES_MAX 64 /* per node */
+#define SIM_NODES_MAX 128  /* processes that ever lived; and entries of the catalog */
+#define SIM_LEASES_MAX 512 /* per node, ever */
+#define SIM_CALLS_MAX 32   /* Rebuilds at work */
+#define SIM_ORPHAN_KEEP_NS (3 * NS_PER_S) /* unless the scenario has another idea */
+#define SIM_CALL_ENTRIES 16 /* spansets in one */
 #define SIM_STRIPES_MAX 2
 #define SIM_HANDLERS_MAX 2 /* per stripe */
 #define SIM_PROGRAMS_MAX 6
@@ -51,21 +56,39 @@ struct sim_scenario {
 	uint32_t drop, late, torn, delay, refuse;
 	/* every so often, in nanoseconds; 0: never */
 	uint64_t crash_every_ns, part_every_ns, slow_every_ns, flip_every_ns, poor_every_ns,
-		fault_every_ns, pin_every_ns;
-	bool beyond; /* once, m+1 hosts of a group die */
-	bool reuses; /* the program often writes what was there before */
+		fault_every_ns, pin_every_ns, drain_every_ns, agent_every_ns;
+	/* Rebuild calls, per million of their spansets: take long; of calls: get no answer */
+	uint32_t rebuild_slow, rebuild_mute;
+	uint64_t orphan_keep_ns;
+	uint64_t away_ns;    /* dead hosts come back after at most so long; 0: two seconds */
+	bool long_parts;     /* the network may be gone for longer than leases are kept */
+	bool never_degraded; /* no read may be */
+	bool beyond;         /* once, m+1 hosts of a group die */
+	bool reuses;         /* the program often writes what was there before */
 	bool purges;
 };
+
+extern const struct sim_scenario sim_scenarios[];
+extern const unsigned sim_scenarios_count;
+/* What the table cannot say, and what the seed decides. */
+void sim_scenario_adjust(struct sim_scenario *s);
+extern const char *const sim_bug_names[];
 
 /* Deliberate breakage, to prove that the checks can fail. */
 enum sim_bug {
 	BUG_NONE = 0,
-	BUG_ACK_EARLY,  /* a write is acknowledged before it is stored */
-	BUG_NO_FENCE,   /* a fence that stops nothing */
-	BUG_NO_EPOCH,   /* nobody waits for readers */
-	BUG_CLEAN_LIES, /* any near duplicate passes for clean */
-	BUG_LOST_WAKE,  /* installing a page sometimes wakes nobody */
-	BUG_KEEP_BYTES, /* a dropped page shows its old bytes at the next first touch */
+	BUG_ACK_EARLY,    /* a write is acknowledged before it is stored */
+	BUG_NO_FENCE,     /* a fence that stops nothing */
+	BUG_NO_EPOCH,     /* nobody waits for readers */
+	BUG_CLEAN_LIES,   /* any near duplicate passes for clean */
+	BUG_LOST_WAKE,    /* installing a page sometimes wakes nobody */
+	BUG_KEEP_BYTES,   /* a dropped page shows its old bytes at the next first touch */
+	BUG_DONE_EARLY,   /* a slot passes for rebuilt before the node says so */
+	BUG_NO_QUIET,     /* a column is replaced while somebody still stores into its group */
+	BUG_REOPEN,       /* a group with a lost column takes spansets */
+	BUG_LATE_REBUILD, /* no fence though a Rebuild may still be at work: it meets slots used
+			     anew */
+	BUG_LEAK_LEASE,   /* the old place of a column is not given back */
 	BUG_COUNT,
 };
 
@@ -83,7 +106,9 @@ void sim_block(uint64_t until_ns);
 void sim_wake(struct sim_coro *coro);
 void sim_yield(void);
 struct sim_coro *sim_self(void);
-void sim_spawn(const char *name, sim_body *body, void *argument);
+struct sim_coro *sim_spawn(const char *name, sim_body *body, void *argument);
+/* Ends another coroutine where it stands; nothing is cleaned up. */
+void sim_kill(struct sim_coro *coro);
 /* The coroutine began (end: finished) something that must not take for ever. */
 void sim_promise(const char *what, uint64_t detail);
 void sim_promise_kept(void);
@@ -93,11 +118,13 @@ void sim_run(bool (*done)(void));
 void sim_fail(const char *format, ...) FM_PRINTF(1, 2) FM_NORETURN;
 void sim_say(const char *format, ...) FM_PRINTF(1, 2); /* with -v */
 
-/* ---- fabric.c: nodes and network ---- */
+/* ---- nodes.c: memory nodes ---- */
 struct sim_lease {
-	struct fabric_capability capability;
+	struct fabric_capability capability; /* with the epoch in force */
+	bool held;                           /* else: given back, its memory is gone */
 	uint8_t *memory;
 	uint64_t bytes;
+	uint64_t renewed_ns;
 	uint8_t *flipped; /* per slot: its bytes were flipped and not overwritten since */
 	uint32_t group, pos;
 };
@@ -105,20 +132,57 @@ struct sim_lease {
 struct sim_node {
 	bool alive;  /* the process runs and has its memory */
 	bool parted; /* the network to it is down for now */
+	bool leaving;
 	unsigned host;
 	uint64_t incarnation;
 	uint64_t slow_factor;
-	uint32_t leases_count, leases_limit;
+	uint64_t parted_ns; /* since */
+	uint32_t leases_count, leases_held, leases_limit;
 	struct sim_lease leases[SIM_LEASES_MAX];
 };
 
-void sim_fabric_open(void);
-void sim_fabric_close(void);
+/* A Rebuild: what the agent asked for, and what became of it. */
+struct sim_call {
+	bool used;
+	bool taken;     /* a worker of the node is at it */
+	bool abandoned; /* nobody waits for the answer */
+	bool answered;
+	uint8_t k, m, position, sources_count;
+	uint32_t group;
+	struct catalog_place target, sources[EC_K_MAX];
+	uint8_t source_positions[EC_K_MAX];
+	unsigned count;
+	struct column_entry entries[SIM_CALL_ENTRIES];
+	int outcomes[SIM_CALL_ENTRIES]; /* 0, -errno, or 1 + position of a source with wrong bytes
+					 */
+};
+
 uint32_t sim_node_start(unsigned host); /* index, or SIM_NODES_MAX */
 void sim_node_crash(uint32_t node);
 void sim_node_part(uint32_t node, bool parted);
-struct sim_lease *sim_lease_make(uint32_t node, uint64_t bytes);
+/* The process behind an entry of the catalog. */
+struct sim_node *sim_node_of(uint32_t catalog_node);
+/* A round trip to a process; 0 when it answered, else -errno. */
+int sim_ask(uint32_t node, uint64_t deadline_ns);
+struct sim_lease *sim_lease_find(uint32_t node, const struct fabric_capability *capability);
+/* Of a place, if it may be used with that capability. */
+struct sim_lease *sim_lease_at(const struct catalog_place *place);
 struct sim_lease *sim_lease_of(uint32_t group, uint32_t pos);
+void sim_lease_store(struct sim_lease *l, uint64_t offset, const uint8_t *from, uint64_t bytes);
+/* What the agent asks nodes for: blocking, 0 or -errno. The place's node is one of the catalog. */
+int sim_node_reserve(struct catalog_place *place, uint64_t bytes, uint32_t group, uint32_t pos);
+int sim_node_release(const struct catalog_place *place);
+int sim_node_fence(struct catalog_place *place);
+/* False: the node says that this lease is not there any more. */
+bool sim_node_renew(const struct catalog_place *place);
+void sim_rebuild_main(void *argument); /* the nodes' workers */
+extern struct sim_call sim_calls[SIM_CALLS_MAX];
+
+/* ---- fabric.c: the network ---- */
+void sim_fabric_open(void);
+void sim_fabric_close(void);
+void sim_fabric_node_crashed(uint32_t node);
+void sim_fabric_node_parted(uint32_t node);
 /* Writes land whose time has come; returns when the next one will. */
 uint64_t sim_fabric_advance(void);
 
@@ -155,15 +219,30 @@ bool sim_page_good(uint32_t index, const uint8_t *bytes);
 bool sim_page_is_lost(uint32_t index);
 void sim_page_lost(uint32_t index);
 
-/* ---- agent.c, chaos.c ---- */
+/* ---- agent.c, columns.c: the agent ---- */
 void sim_agent_main(void *argument);
+void sim_agent_start(void);
+void sim_agent_kill(void);
+/* Nodes on distinct hosts that could take a column of this group, or (SIM_NO_GROUP) of a new one.
+ */
+#define SIM_NO_GROUP UINT32_MAX
+unsigned sim_agent_lenders(uint32_t group, uint32_t *nodes, unsigned most);
+/* Columns anew, drains, evacuation: what an earlier agent left, what there is to do now. */
+void sim_columns_open(void);
+void sim_columns_round(void);
+
+/* ---- chaos.c ---- */
 void sim_chaos_main(void *argument);
 /* Columns of a group whose bytes may be wrong or gone: never more than m of them, but in `beyond`.
  */
 uint32_t sim_damage(uint32_t group);
+/* Would the loss of all that this process holds, or is about to, leave every group within m? */
+bool sim_may_lose_node(uint32_t process);
+bool sim_may_lose(uint32_t group, unsigned pos);
 
 /* ---- check.c ---- */
 void sim_check_all(void);
+void sim_check_calm(void);  /* all is well for a while: redundancy is back, no lease leaked */
 void sim_check_empty(void); /* after everything was purged: nothing may be left */
 
 struct sim {
@@ -180,18 +259,21 @@ struct sim {
 	unsigned handlers_count;
 	struct sim_node nodes[SIM_NODES_MAX];
 	uint32_t nodes_count;
-	uint32_t damage[CATALOG_GROUPS_MAX];
-	bool unreported_loss_allowed; /* m+1 hosts died: LOST may be met */
+	uint32_t node_of[CATALOG_NODES_MAX]; /* by entry of the catalog */
+	struct sim_coro *agent;              /* NULL: none lives */
+	bool unreported_loss_allowed;        /* m+1 hosts died: LOST may be met */
 	/* standing still */
 	bool park_programs, park_others, purge_all, programs_done;
 	unsigned programs_parked, others_parked;
 	uint64_t steps_done;
-	bool calm; /* no more failures: wind down */
-	bool poor; /* no node lends */
+	bool calm;   /* no more failures: wind down */
+	bool frozen; /* nobody else runs: a check is at work */
+	bool poor;   /* no node lends */
 	bool finished;
 	/* for the summary */
 	uint64_t checks, crashes, parts, flips, lates, torns, drops, fences, purges, losses,
-		switches, sigbus;
+		switches, sigbus, agent_deaths, drains, revoked, commits, aborts, doubts, retired,
+		evacuations;
 };
 extern struct sim sim;
 

@@ -73,6 +73,7 @@ static void release_answered(void *context, const struct ctl_result *result)
 	struct release_call *call = context;
 	struct agent_member *member = call->member;
 	member->release_running = false;
+	AGENT_DIE("release.answered");
 	/* Given back, or refused in a way that a repeat would not change; else: with the next
 	 * tick. */
 	bool over = result->status == 0 || result->status == -EINVAL || result->status == -ENOSYS;
@@ -423,6 +424,7 @@ static void column_answered(void *context, const struct ctl_result *result)
 	int error = ctl_unpack_reserve(result, &column->capability);
 	member->reserving_bytes -= FM_MIN(bytes, member->reserving_bytes);
 	attempt->pending--;
+	AGENT_DIE("reserve.answered");
 	if (error != 0) {
 		column_failed(column, error);
 	} else {
@@ -461,6 +463,7 @@ static void column_start(struct attempt_column *column, struct agent_member *mem
 	}
 	member->reserving_bytes += bytes;
 	attempt->pending++;
+	AGENT_DIE("reserve.sent");
 }
 
 /* Held by a node that is still the one it was? */
@@ -523,9 +526,12 @@ static int attempt_show(struct attempt *attempt)
 		place->capability = column->capability;
 		atomic_store_explicit(&entry->columns[p].lost, 0, memory_order_relaxed);
 	}
+	AGENT_DIE("show.filled");
 	atomic_store_explicit(&entry->state, GROUP_OPEN, memory_order_release);
+	AGENT_DIE("show.open");
 	runtime->groups_count++;
 	atomic_store_explicit(&header->groups_count, runtime->groups_count, memory_order_release);
+	AGENT_DIE("show.counted");
 	atomic_store_explicit(&header->agent_state, 1, memory_order_release);
 	runtime->full = runtime->asked = false;
 	runtime->tell_groups = true;

@@ -191,6 +191,7 @@ void node_down(struct agent_member *member, const char *reason)
 	if (node == NULL)
 		return;
 	node->state = NODE_DOWN;
+	AGENT_DIE("node.down");
 	node->down_since_ns = agent_realtime_ns();
 	for (unsigned i = 0; i < agent->runtimes_count; i++) {
 		struct agent_runtime *runtime = agent->runtimes[i];
@@ -295,7 +296,9 @@ static void member_make_node(struct agent_member *member, const struct ctl_stats
 	snprintf(node->name, sizeof node->name, "%s", member->name);
 	node->host = host_number(agent, stats->host, index);
 	agent->nodes_count++;
+	AGENT_DIE("node.made");
 	table_seal(agent);
+	AGENT_DIE("node.sealed");
 	member->node = (int)index;
 	member->state = MEMBER_UP;
 	member->load = stats->load;

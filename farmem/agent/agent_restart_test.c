@@ -11,6 +11,7 @@
 
 #define NODES 7
 #define RANDOM_KILLS 40
+#define RANDOM_AGENTS 8
 #define SETTLE_NS                                                                                  \
 	(40 * NS_PER_S) /* a lease that nobody knows goes back after --keepalive, 15 s             \
 			 */
@@ -47,13 +48,21 @@ static bool starts_are(struct runtime *runtime, uint64_t count)
 	       count;
 }
 
-/* The runtime's own part in it (agent_link.c): connects again, says HELLO with the same catalog. */
+/* The runtime's own part in it (agent_link.c): connects again, says HELLO with the same catalog.
+ * An agent's last moments may hear it, and nobody after. */
 static void reconnect(struct runtime *runtime, const char *config)
 {
-	close(runtime->socket);
-	runtime->socket = tree_connect();
-	runtime->ended = false;
-	hello(runtime, config);
+	runtime->welcome = false;
+	do {
+		struct mailbox_message message = {
+			.version = MAILBOX_VERSION, .kind = MAILBOX_HELLO};
+		close(runtime->socket);
+		runtime->socket = tree_connect();
+		runtime->ended = false;
+		snprintf(message.text, sizeof message.text, "%s", config);
+		(void)!mailbox_send(runtime->socket, &message, runtime->catalog.fd);
+	} while (!pump(runtime, was_welcomed, 0) && runtime->ended);
+	CHECK(runtime->welcome);
 }
 
 /* ---- what must not change ---- */
@@ -94,10 +103,16 @@ static uint64_t catalog_bytes(const struct runtime *runtime)
 	return columns * REGION;
 }
 
-static bool leased_settled(uint64_t bytes)
+static bool leased_at_most(struct runtime *runtime, uint64_t bytes)
+{
+	(void)runtime;
+	return leased_bytes(NODES) <= bytes;
+}
+
+static bool leased_settled(unsigned nodes, uint64_t bytes)
 {
 	uint64_t until_ns = clock_now_ns() + SETTLE_NS;
-	while (leased_bytes(NODES) != bytes) {
+	while (leased_bytes(nodes) != bytes) {
 		if (clock_now_ns() >= until_ns)
 			return false;
 		poll(NULL, 0, 100);
@@ -230,7 +245,7 @@ TEST(a_stopped_program_keeps_its_leases_through_a_restart)
 	finish(runtime);
 }
 
-/* ---- killed at many moments ---- */
+/* ---- scenarios, each in a process of its own, all at once: most of their time is waiting ---- */
 
 struct killer {
 	pid_t supervisor;
@@ -250,13 +265,11 @@ static void *kill_again_and_again(void *context)
 }
 
 /* Attaches, through deaths of the worker that hears its HELLO. */
-static struct runtime *attach(uint32_t k, uint32_t m)
+static struct runtime *attach(uint32_t k, uint32_t m, const char *config)
 {
-	struct runtime *runtime = runtime_begin(k, m, "");
-	while (!pump(runtime, was_welcomed, 0)) {
-		CHECK(runtime->ended);
-		reconnect(runtime, "");
-	}
+	struct runtime *runtime = runtime_begin(k, m, config);
+	if (!pump(runtime, was_welcomed, 0))
+		reconnect(runtime, config);
 	return runtime;
 }
 
@@ -268,7 +281,8 @@ static void want_through_deaths(struct runtime *runtime, uint32_t groups)
 	CHECK(pump(runtime, has_groups, groups));
 }
 
-TEST(a_worker_killed_at_any_moment_loses_and_leaks_nothing)
+/* Programs come, get memory and go, while the worker is killed at random moments. */
+static void scenario_workers(void)
 {
 	static struct picture before;
 	struct killer killer = {0};
@@ -282,7 +296,7 @@ TEST(a_worker_killed_at_any_moment_loses_and_leaks_nothing)
 	CHECK_EQ(pthread_create(&thread, NULL, kill_again_and_again, &killer), 0);
 	unsigned rounds = 0;
 	while (atomic_load(&killer.killed) < RANDOM_KILLS) {
-		struct runtime *goes = attach(4, 2);
+		struct runtime *goes = attach(4, 2, "");
 		want_through_deaths(goes, 1 + rounds % 3);
 		check_group(goes, 0, 4, 2);
 		runtime_end(goes);
@@ -292,11 +306,130 @@ TEST(a_worker_killed_at_any_moment_loses_and_leaks_nothing)
 	pthread_join(thread, NULL);
 	printf("     %u rounds through %u deaths\n", rounds, atomic_load(&killer.killed));
 	CHECK_EQ(agent_pid(stays), killer.supervisor);
-	CHECK(leased_settled(4 * 6 * REGION));
+	CHECK(leased_settled(NODES, 4 * 6 * REGION));
 	picture_check(stays, &before);
 	want(stays, 6);
 	CHECK_EQ(leased_bytes(NODES), catalog_bytes(stays));
 	finish(stays);
+}
+
+/* The same with all of the agent. Programs that are there come again, as agent_link.c does. */
+static void scenario_agents(void)
+{
+	static struct picture before;
+	uint64_t seed = 11;
+	tree_begin();
+	struct runtime *stays = runtime_begin(4, 2, "");
+	CHECK(pump(stays, has_nodes, NODES));
+	want(stays, 2);
+	picture_take(stays, &before);
+	for (unsigned i = 0; i < RANDOM_AGENTS; i++) {
+		struct runtime *goes = attach(4, 2, "");
+		atomic_store_explicit(
+			&goes->catalog.header->groups_wanted, 3, memory_order_release);
+		say(goes, MAILBOX_WANT_GROUPS, 3);
+		poll(NULL, 0, (int)(test_random(&seed) % 80));
+		kill_supervisor(agent_pid(stays));
+		reconnect(i % 2 ? stays : goes, "");
+		reconnect(i % 2 ? goes : stays, "");
+		want_through_deaths(goes, 3);
+		for (unsigned g = 0; g < 3; g++)
+			check_group(goes, g, 4, 2);
+		picture_check(stays, &before);
+		/* Who ends in the same moment as the whole agent is remembered by nobody: the nodes
+		 * keep its bytes for --orphan-keep. So it ends before. */
+		uint64_t leased = leased_bytes(NODES);
+		runtime_end(goes);
+		CHECK(pump(stays, leased_at_most, leased - 3 * 6 * REGION));
+	}
+	CHECK(leased_settled(NODES, 2 * 6 * REGION));
+	want(stays, 4);
+	CHECK_EQ(leased_bytes(NODES), catalog_bytes(stays));
+	finish(stays);
+}
+
+/* Everything that has a fault point in its way; the worker dies at one of them (FARMEM_FAULTS). */
+static void scenario_place(void)
+{
+	const char config[] = "embedded-nodes=4\n";
+	char path[sizeof tree_dir + 16];
+	static char log[1 << 18];
+	tree_begin();
+	struct runtime *runtime = attach(2, 1, config);
+	snprintf(path, sizeof path, "%s/agent.log", tree_dir);
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(file >= 0);
+	want_through_deaths(runtime, 2);
+	CHECK(pump(runtime, has_nodes, 4));
+	pid_t old = worker_of(agent_pid(runtime));
+	while (!kill_worker(agent_pid(runtime)))
+		poll(NULL, 0, 1);
+	CHECK(pump(runtime, worker_is_new, (uint64_t)old));
+	struct runtime *goes = attach(2, 1, config);
+	want_through_deaths(goes, 1);
+	runtime_end(goes);
+	want_through_deaths(runtime, 3);
+	unsigned victim = catalog_column_node(&runtime->catalog.groups[0].columns[0]);
+	kill(node_pid(runtime, victim), SIGKILL);
+	CHECK(pump(runtime, node_is_down, victim));
+	CHECK(pump(runtime, has_nodes, 5));
+	want_through_deaths(runtime, 4);
+	for (unsigned g = 0; g < 4; g++)
+		check_group(runtime, g, 2, 1);
+	CHECK(leased_settled(4, catalog_bytes(runtime)));
+	finish(runtime);
+	ssize_t length = read(file, log, sizeof log - 1);
+	close(file);
+	CHECK(length > 0);
+	log[length] = '\0';
+	CHECK(strstr(log, "worker start=3") != NULL); /* it did die: ours was the other one */
+}
+
+static const char *const scenarios[] = {"workers", "agents", "hello", "hello.kept", "serve.welcome",
+	"restore", "adopt.member", "adopt.group", "adopt.shown", "adopt.repairs", "reserve.sent",
+	"reserve.answered", "show.filled", "show.open", "show.counted", "release.answered",
+	"node.start", "node.made", "node.sealed", "node.down", "end"};
+
+static pid_t scenario_start(const char *name)
+{
+	char self[] = "/proc/self/exe", word[] = "a_worker_killed_anywhere", faults[64];
+	char *argv[] = {self, word, NULL};
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid != 0)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setenv("AGENT_SCENARIO", name, 1);
+	snprintf(faults, sizeof faults, "agent.die.%s=1", name);
+	if (strcmp(name, "workers") != 0 && strcmp(name, "agents") != 0)
+		setenv("FARMEM_FAULTS", faults, 1);
+	execv(self, argv);
+	_exit(127);
+}
+
+TEST(a_worker_killed_anywhere_loses_and_leaks_nothing)
+{
+	const char *name = getenv("AGENT_SCENARIO");
+	pid_t pids[FM_ARRAY_COUNT(scenarios)];
+	unsigned failed = 0;
+	if (name != NULL && strcmp(name, "workers") == 0)
+		scenario_workers();
+	else if (name != NULL && strcmp(name, "agents") == 0)
+		scenario_agents();
+	else if (name != NULL)
+		scenario_place();
+	if (name != NULL)
+		return;
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(scenarios); i++)
+		pids[i] = scenario_start(scenarios[i]);
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(scenarios); i++) {
+		int status = -1;
+		CHECK_EQ(waitpid(pids[i], &status, 0), pids[i]);
+		if (status != 0)
+			printf("     scenario %s: status %d\n", scenarios[i], status);
+		failed += status != 0;
+	}
+	CHECK_EQ(failed, 0);
 }
 
 /* ---- all of it ---- */
@@ -317,14 +450,12 @@ TEST(a_killed_agent_is_replaced_by_one_that_finds_nodes_and_groups_again)
 		int pidfd = pidfd_of(worker);
 		kill_supervisor(agent_pid(runtime));
 		CHECK(await_end(pidfd, WAIT_NS));
-		CHECK(pump(runtime, has_ended, 0) || runtime->ended);
-		runtime->welcome = false;
+		CHECK(pump(runtime, has_ended, 0));
 		/* A new program may be there before the old one is. */
 		struct runtime *other = i == 1 ? runtime_begin(4, 2, "") : NULL;
 		if (other != NULL)
 			want(other, 1);
 		reconnect(runtime, "");
-		CHECK(pump(runtime, was_welcomed, 0));
 		picture_check(runtime, &before);
 		for (unsigned n = 0; n < NODES; n++)
 			CHECK_EQ(node_pid(runtime, n), nodes[n]);

@@ -110,6 +110,77 @@ case_of "top's JSON of nothing is an empty array" 0 '' "$farmem" top --once --js
 same "the empty array" "$out" "[]"
 case_of "top of a process that is not there says so" 1 "no process" "$farmem" top --once 999999
 case_of "top wants a number" 2 "'12x'" "$farmem" top --once 12x
+case_of "nodes of nothing is no error" 0 '' "$farmem" nodes
+[[ $out == *"no process uses far memory"* ]] || verdict "nodes of nothing says so" "it does not"
+case_of "nodes' JSON of nothing is an empty array" 0 '' "$farmem" nodes --json
+same "the empty array of trees" "$out" "[]"
+case_of "nodes takes no argument" 2 "'x'" "$farmem" nodes x
+case_of "nodes of a tree that is not there says so" 1 "tree 'nowhere'" "$farmem" nodes --tree nowhere
+case_of "once and for ever do not go together" 2 "not both" "$farmem" nodes --once --watch
+case_of "drain wants a node" 2 "wants a node" "$farmem" drain
+case_of "drain takes one node" 2 "'b'" "$farmem" drain a b
+case_of "drain without programs has nothing to do" 1 "nothing is on any node" "$farmem" drain a
+
+# An agent that knows one node with four columns, which stay where they are.
+mkdir -p "$FARMEM_DIR/pretended"
+cat >"$scratch/agent.pl" <<'AGENT'
+use strict;
+use Socket;
+my $json = '{"nodes":[{"name":"n","incarnation":"ab","state":"up","draining":true,"columns":4,' .
+	'"out":{"columns":4,"done_bytes":1,"total_bytes":4}}],"processes":[]}';
+my $listener;
+socket($listener, AF_UNIX, 5, 0) && bind($listener, sockaddr_un($ARGV[0])) && listen($listener, 5) or die;
+$| = 1;
+print "ready\n";
+while (accept(my $asker, $listener)) {
+	while (defined recv($asker, my $message, 8192, 0)) {
+		last if length($message) < 16;
+		my ($version, $kind) = unpack("LL", $message);
+		if ($kind == 7) {
+			send($asker, $_, 0) for $json, "";
+		} else {
+			my ($name) = unpack("x16 Z*", $message);
+			send($asker, pack("LLq", $version, 13, $name eq "n" ? 0 : -2), 0);
+		}
+	}
+}
+AGENT
+mkfifo "$scratch/agent-up"
+perl "$scratch/agent.pl" "$FARMEM_DIR/pretended/agent.sock" >"$scratch/agent-up" &
+agent=$!
+read -r -t 10 line <"$scratch/agent-up" || verdict "the pretended agent is up" "it is not"
+case_of "a node that no agent knows is named" 1 "no agent knows a node 'm'" "$farmem" drain m
+case_of "drain need not wait" 0 '' "$farmem" drain n --no-wait
+case_of "a drain can be cancelled" 0 '' "$farmem" drain --cancel n
+[[ $out == *"cancelled"* ]] || verdict "cancelling says so" "it does not"
+mkfifo "$scratch/watched"
+exec 8<>"$scratch/watched"
+"$farmem" drain n >&8 2>"$scratch/err" &
+pid=$!
+read -r -t 10 -u 8 line || line=nothing
+same "a drain shows how it goes" "$line" "n: 4 of 4 columns left, 25.0 % moved"
+kill -INT $pid
+wait $pid
+same "ctrl-C ends the watching" $? 130
+[[ $(<"$scratch/err") == *"goes on"*"drain --cancel n"* ]]
+same "ctrl-C leaves the drain going, and that is said" $? 0
+exec 8<&-
+exec 8<>"$scratch/watched"
+"$farmem" nodes --watch --interval 20ms >&8 &
+pid=$!
+tables=0
+while [ $tables -lt 3 ] && read -r -t 10 -u 8 line; do
+	case $line in "tree pretended"*) tables=$((tables + 1)) ;; esac
+done
+same "nodes watches" $tables 3
+kill -INT $pid
+wait $pid
+same "ctrl-C ends that cleanly" $? 0
+exec 8<&-
+kill $agent
+wait $agent 2>/dev/null
+rm -r "$FARMEM_DIR/pretended"
+
 case_of "inspect wants a process" 2 "process id" "$farmem" inspect
 case_of "inspect wants one process" 2 "one process id only" "$farmem" inspect 1 2
 case_of "inspect wants a number" 2 "'12x'" "$farmem" inspect 12x
@@ -143,6 +214,23 @@ same "its budget is what was asked for" "${budget%%,*}" $((8 << 20))
 same "most of it is far: ${far%%,*} bytes" $? 0
 case_of "top shows it" 0 '' "$farmem" top --once "$pid"
 [[ $out == *"$pid perl"*"code 4+2"*"embedded-0"* ]] || verdict "top names process, code and nodes" "it does not"
+case_of "nodes lists its nodes" 0 '' "$farmem" nodes
+for word in "tree " "embedded nodes" "$pid perl" COLUMNS embedded-0 embedded-6 " up "; do
+	if [[ $out == *"$word"* ]]; then verdict "nodes says '$word'" ''; else verdict "nodes says '$word'" 'it does not'; fi
+done
+case_of "nodes' JSON is what the agents say" 0 '' "$farmem" nodes --json
+for member in '"tree":"' '"incarnation":"' '"columns":' '"free_bytes":' '"out":{'; do
+	if [[ $out == *"$member"* ]]; then verdict "nodes' JSON has $member" ''; else verdict "nodes' JSON has $member" 'it has not'; fi
+done
+case_of "a node it does not have cannot be drained" 1 "no agent knows a node 'embedded-99'" "$farmem" drain embedded-99
+case_of "a node is drained to its end" 0 '' "$farmem" drain embedded-1
+[[ $out == *"embedded-1: nothing of the programs is left there" ]]
+same "the end of a drain is told" $? 0
+run "$farmem" inspect --groups "$pid"
+same "no column is left on the drained node" "$(grep -c 'column .* embedded-1 ' <<<"$out")" 0
+run "$farmem" top --once --json "$pid"
+same "no read was degraded by the drain" "$(grep -o '"degraded_reads":[0-9]*' <<<"$out")" '"degraded_reads":0'
+case_of "a drained node is taken into use again" 0 '' "$farmem" drain --cancel embedded-1
 case_of "inspect finds every slot of it accounted for" 0 '' "$farmem" inspect --groups "$pid"
 for word in "$pid perl" "code 4+2" embedded-0 "group 0: 4+2, open" "column 5" " stable" " far" parity "consistent (running"; do
 	if [[ $out == *"$word"* ]]; then verdict "inspect says '$word'" ''; else verdict "inspect says '$word'" 'it does not'; fi

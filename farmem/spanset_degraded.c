@@ -133,6 +133,7 @@ static void spanset_degraded_post(
 		.deadline_ns = clock_now_ns() + io->options.fetch_deadline_ns};
 	if (fabric_post_read(region, &t) != 0)
 		return;
+	io->generations[f->workspace][pos] = at.generation;
 	f->posted |= 1u << pos;
 	f->pending_count++;
 }
@@ -188,6 +189,16 @@ bool spanset_degraded_beside(struct spanset_io *io, struct spanset_fetch *f)
 	return true;
 }
 
+/* A column that was put elsewhere since is asked again there; nobody is to blame for it. */
+static void spanset_piece_failed(struct spanset_io *io, struct spanset_fetch *f, unsigned pos)
+{
+	uint32_t group = spanset_fetch_group(io, f);
+	if (lane_generation(io->core, group, pos) == io->generations[f->workspace][pos])
+		lane_suspect(&io->lane, f->nodes[pos]);
+	else
+		f->posted &= ~(1u << pos);
+}
+
 void spanset_degraded_done(struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status)
 {
 	f->pending_count--;
@@ -202,7 +213,7 @@ void spanset_degraded_done(struct spanset_io *io, struct spanset_fetch *f, unsig
 	else if (status == 0)
 		f->bad |= 1u << pos;
 	else
-		lane_suspect(&io->lane, f->nodes[pos]);
+		spanset_piece_failed(io, f, pos);
 	if ((unsigned)__builtin_popcount(f->good) + f->pending_count < g->k)
 		spanset_degraded_step(io, f);
 	else if (f->pending_count == 0)

@@ -58,6 +58,8 @@ struct spanset_io {
 	unsigned begun_count, done_count, active_count, troubled_count;
 	unsigned lingering_count, hedged_count;
 	uint32_t workspaces_used;
+	/* Of the columns that were asked to fill them. */
+	uint32_t generations[SPANSET_DEGRADED_MAX][EC_N_MAX];
 	/* Demand reads that may become late, one bit each, and when to look at them. */
 	uint64_t hedge_armed, hedge_ns;
 	struct hedge hedge;

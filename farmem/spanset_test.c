@@ -618,6 +618,27 @@ TEST(what_lingers_is_waited_for_at_the_end)
 	end(); /* their deadline */
 }
 
+TEST(a_column_that_moves_under_a_degraded_read_makes_nobody_suspect)
+{
+	begin_slow(7);
+	struct catalog_column *column = &core.catalog.groups[0].columns[1];
+	uint32_t next = atomic_load(&column->generation) + 1;
+	write_off(0);
+	slow_down(1, SLOW_HOLD);
+	fetch_begin(item_at(0, 0));
+	spanset_fetch_submit(io);
+	CHECK(spanset_fetch_poll(io, clock_now_ns() + 20 * NS_PER_MS) == NULL);
+	/* to node 6, which lacks the bytes: its CRC tells that it was asked */
+	column->places[next & 1].node = 6;
+	CHECK_EQ(node_reserve(&nodes[6], REGION_BYTES, &column->places[next & 1].capability), 0);
+	atomic_store(&column->generation, next);
+	slow_node_stop(&slow[1]);
+	CHECK_EQ(fetch_all(1, 0), 1);
+	CHECK_EQ(atomic_load(&core.catalog.nodes[1].state), NODE_UP);
+	CHECK_EQ(STAT(crc_mismatches), 1);
+	end();
+}
+
 TEST(a_store_prefers_a_group_without_a_slow_node)
 {
 	begin(4, 2, 7);

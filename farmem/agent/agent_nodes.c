@@ -164,11 +164,13 @@ static void member_become_up(struct agent_member *member, const struct question 
 static void member_flapped(struct agent_member *member)
 {
 	uint64_t now_ns = clock_now_ns();
-	uint64_t *oldest = &member->flaps_ns[member->flaps_count % AGENT_FLAPS_MAX];
-	bool often =
-		member->flaps_count >= AGENT_FLAPS_MAX && now_ns - *oldest < AGENT_FLAP_WINDOW_NS;
-	*oldest = now_ns;
-	member->flaps_count++;
+	bool often = member->flaps_count == AGENT_FLAPS_MAX &&
+		     now_ns - member->flaps_ns[0] < AGENT_FLAP_WINDOW_NS;
+	/* The oldest first. */
+	if (member->flaps_count == AGENT_FLAPS_MAX)
+		memmove(member->flaps_ns, member->flaps_ns + 1,
+			--member->flaps_count * sizeof member->flaps_ns[0]);
+	member->flaps_ns[member->flaps_count++] = now_ns;
 	if (!often || now_ns < member->quarantined_until_ns)
 		return;
 	uint64_t pause_ns = FM_MIN(AGENT_QUARANTINE_FIRST_NS << FM_MIN(member->quarantines, 10u),
@@ -363,8 +365,7 @@ static void member_join(struct agent_member *member, const struct ctl_stats *sta
 
 /* ---- asking ---- */
 
-/* Regions that are being filled: no column of a group yet. Few; what does not fit is kept alive by
- * its traffic. */
+/* Regions that are being filled: no column of a group yet. Few, so they come first. */
 static void collect_targets(struct agent_member *member, struct question *question,
 	struct fabric_capability *capabilities)
 {
@@ -385,6 +386,8 @@ static void collect_leases(struct agent_member *member, struct question *questio
 {
 	struct agent *agent = member->agent;
 	unsigned skip = member->keepalive_cursor, seen = 0;
+	collect_targets(member, question, capabilities);
+	const unsigned targets = question->count;
 	for (unsigned r = 0; r < agent->runtimes_count; r++) {
 		struct agent_runtime *runtime = agent->runtimes[r];
 		for (unsigned g = 0; g < runtime->groups_count; g++) {
@@ -401,9 +404,8 @@ static void collect_leases(struct agent_member *member, struct question *questio
 			}
 		}
 	}
-	unsigned columns = question->count;
-	collect_targets(member, question, capabilities);
 	/* More than fit take turns; 15 turns fit into the node's --keepalive. */
+	unsigned columns = question->count - targets;
 	member->keepalive_cursor = skip + columns < seen ? skip + columns : 0;
 }
 

@@ -766,9 +766,11 @@ void repair_adopt(struct agent_runtime *runtime)
 			adopt_job(runtime, &job);
 	}
 	for (unsigned g = 0; g < runtime->groups_count; g++) {
-		struct agent_group *group = &runtime->groups[g];
-		group->retired = atomic_load_explicit(&runtime->catalog.groups[g].state,
-					 memory_order_acquire) == GROUP_RETIRED;
+		const struct agent_group *group = &runtime->groups[g];
+		/* Its leases may not have been given back yet. */
+		if (atomic_load_explicit(&runtime->catalog.groups[g].state, memory_order_acquire) ==
+			GROUP_RETIRED)
+			groups_retire(runtime, g);
 		for (unsigned p = 0; p < (unsigned)group->k + group->m; p++)
 			adopt_stale(runtime, g, p);
 	}

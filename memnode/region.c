@@ -82,9 +82,19 @@ void region_close(struct region *region)
 	*region = (struct region){.memfd = -1};
 }
 
-/* Maps the file at an address that huge pages can be mapped at. NULL: no address space. */
-static void *region_map(int fd, uint64_t bytes)
+/*
+ * Maps the file at an address that huge pages can be mapped at. NULL: no address space, or
+ * (hugetlb) no pages. A MAP_FIXED that fails may have unmapped what was there, and another thread
+ * may have mapped its own region into the hole: so nothing is unmapped after it failed (what may
+ * stay is address space), and hugetlb, which fails every day, is left to the kernel, who aligns it
+ * himself.
+ */
+static void *region_map(int fd, uint64_t bytes, bool hugetlb)
 {
+	if (hugetlb) {
+		void *there = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		return there == MAP_FAILED ? NULL : there;
+	}
 	uint64_t space = bytes + REGION_HUGE_BYTES;
 	uint8_t *raw =
 		mmap(NULL, space, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -96,8 +106,6 @@ static void *region_map(int fd, uint64_t bytes)
 	if (memory > raw)
 		munmap(raw, (size_t)(memory - raw));
 	munmap(memory + bytes, (size_t)(raw + space - (memory + bytes)));
-	if (!mapped)
-		munmap(memory, bytes);
 	return mapped ? memory : NULL;
 }
 
@@ -110,7 +118,7 @@ static int region_open(struct region *region, uint64_t bytes, bool hugetlb)
 	if (region->memfd < 0)
 		return -errno;
 	if (!ftruncate(region->memfd, (off_t)bytes)) {
-		void *memory = region_map(region->memfd, bytes);
+		void *memory = region_map(region->memfd, bytes, hugetlb);
 		errno = memory == NULL ? ENOMEM : errno;
 		if (memory != NULL) {
 			region->memory = memory;

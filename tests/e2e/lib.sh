@@ -168,7 +168,7 @@ node_kill() {
 
 node_stop() {
 	kill -TERM "${NODE_PID[$1]}" 2>/dev/null || fail "node $1 died unasked"
-	"$TOOL" await 10 "${NODE_PID[$1]}" || fail "node $1 does not end on SIGTERM"
+	"$TOOL" await 20 "${NODE_PID[$1]}" || fail "node $1 does not end on SIGTERM"
 	wait "${NODE_PID[$1]}"
 	local status=$?
 	[ $status = 0 ] || fail "node $1 ended with status $status on SIGTERM"

@@ -43,6 +43,8 @@ rounds() {
 # A node dies, and then, while its columns are being rebuilt, the agent's worker; the next time the supervisor.
 agent() {
 	local part victim=0 pid
+	# A region reserved for an agent that died before it heard of it is given back by the node, in time.
+	NODE_FLAGS=(--keepalive 3s --orphan-keep 6s)
 	begin 90
 	for part in worker supervisor worker supervisor; do
 		pid=$(agent_pid $part) || fail "the agent has no $part"

@@ -5,14 +5,18 @@
  * One message per packet, fixed size, host byte order (same machine, same build: `version` is
  * checked). The tables themselves are in the catalog; messages only say "look". Either side may go
  * away: EOF on the runtime's connection means its memory image is gone (exit, kill, exec): the
- * agent releases its leases. SIGSTOP or a debugger closes nothing. EOF on the agent's side: the
- * runtime goes on without new groups.
+ * agent releases its leases. SIGSTOP or a debugger closes nothing. A worker of the agent that dies
+ * closes nothing either (farmem/agent/supervisor.h): the next one says WELCOME again. EOF on the
+ * agent's side: all of it is gone; the runtime goes on without new groups, connects again, which
+ * starts another agent, and says HELLO with the catalog it has.
  *
  *   runtime -> agent   HELLO (catalog memfd attached by SCM_RIGHTS), WANT_GROUPS, NODE_SUSPECT, BYE
- *   agent -> runtime   WELCOME, GROUPS (more groups than before: value 0, or none to be had:
- * -errno), NODES (states changed), NOTICE (the agent has no terminal: the runtime says it) farmem
- * top -> agent   STATS: answered by text packets (JSON, at most MAILBOX_TEXT_MAX bytes each, an
- * empty packet ends it); then the connection may ask again
+ *   agent -> runtime   WELCOME (an agent serves you, or does so again), GROUPS (more groups than
+ *                      before: value 0, or none to be had: -errno), NODES (states changed), WORK,
+ *                      NOTICE (the agent has no terminal: the runtime says it)
+ *   anybody -> agent   STATS: answered by text packets (JSON, at most MAILBOX_TEXT_MAX bytes each,
+ *                      an empty packet ends it); CATALOG and DRAIN: answered by DONE; then the
+ *                      connection may ask again
  */
 #ifndef FM_FARMEM_MAILBOX_H
 #define FM_FARMEM_MAILBOX_H

@@ -18,14 +18,12 @@
 #include "farmem/agent/agent.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -223,19 +221,6 @@ static bool agent_is_idle(const struct agent *agent, uint64_t now_ns)
 	return idle_ns >= AGENT_LINGER_NS;
 }
 
-/* The tree's lock, or -1 when somebody is connecting. Invariant 2. */
-static int lock_tree(const struct agent *agent)
-{
-	char path[sizeof agent->dir + 16];
-	snprintf(path, sizeof path, "%s/" MAILBOX_LOCK, agent->dir);
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
-		return fd;
-	if (fd >= 0)
-		close(fd);
-	return -1;
-}
-
 static bool connection_waits(const struct agent *agent)
 {
 	struct pollfd poller = {.fd = agent->listener.fd, .events = POLLIN};
@@ -248,7 +233,7 @@ static bool agent_try_end(struct agent *agent)
 	struct supervisor_message end = {.kind = SUPERVISOR_END};
 	/* Somebody may have removed the directory (a cleaner of /tmp): then nobody can find us. */
 	bool there = access(agent->dir, F_OK) == 0 || errno != ENOENT;
-	int lock = lock_tree(agent);
+	int lock = supervisor_lock_tree(agent->dir); /* invariant 2 */
 	if (lock < 0 && there)
 		return false;
 	if (there && connection_waits(agent)) {

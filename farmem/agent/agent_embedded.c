@@ -253,15 +253,15 @@ static int member_begin(struct agent_member *member)
 {
 	struct agent *agent = member->agent;
 	const struct supervisor_node *node = &agent->supervisor->nodes[member->index];
-	int length =
-		snprintf(member->dir, sizeof member->dir, "%s/node-%u", agent->dir, member->index);
-	if (length >= (int)sizeof member->dir)
+	char dir[sizeof member->dir];
+	int length = snprintf(dir, sizeof dir, "%s/node-%u", agent->dir, member->index);
+	if (length >= (int)sizeof dir)
 		return -ENAMETOOLONG;
-	if (mkdir(member->dir, 0700) != 0 && errno != EEXIST)
+	if (mkdir(dir, 0700) != 0 && errno != EEXIST)
 		return -errno;
+	memcpy(member->dir, dir, sizeof member->dir);
 	snprintf(member->name, sizeof member->name, "embedded-%u", member->index);
-	snprintf(member->address, sizeof member->address, "unix:%.*s/ctl.sock",
-		(int)sizeof member->dir, member->dir);
+	snprintf(member->address, sizeof member->address, "unix:%s/ctl.sock", dir);
 	member->join_until_ns = agent->started_ns + JOIN_NS;
 	if (node->pid == 0) {
 		member_start(member);

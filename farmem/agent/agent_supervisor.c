@@ -319,8 +319,20 @@ static void worker_kill(struct supervisor *supervisor)
 	supervisor->worker = 0;
 }
 
+int supervisor_lock_tree(const char *dir)
+{
+	char path[MAILBOX_TREE_DIR_MAX + 16];
+	snprintf(path, sizeof path, "%s/" MAILBOX_LOCK, dir);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
 /* Workers die as soon as they live, and no program is there for whom to go on trying. */
-static bool supervisor_is_useless(const struct supervisor *supervisor)
+static bool supervisor_is_useless(struct supervisor *supervisor)
 {
 	if (supervisor->worker != 0 || supervisor->worker_deaths < DEATHS_MAX)
 		return false;
@@ -330,6 +342,10 @@ static bool supervisor_is_useless(const struct supervisor *supervisor)
 		if (supervisor->runtimes[i].held && poll(&poller, 1, 0) == 0)
 			return false;
 	}
+	supervisor->lock = supervisor_lock_tree(supervisor->dir);
+	if (supervisor->lock < 0)
+		return false; /* somebody connects: one more try for him */
+	log_error("agent: no worker of ours lives: given up");
 	return true;
 }
 

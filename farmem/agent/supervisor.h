@@ -93,6 +93,9 @@ int supervisor_send(int socket, const struct supervisor_message *message, const 
 int supervisor_receive(
 	int socket, struct supervisor_message *message, int fds[SUPERVISOR_FDS_MAX]) FM_MUST_USE;
 
+/* The tree's lock, or -1 when somebody is connecting. */
+int supervisor_lock_tree(const char *dir) FM_MUST_USE;
+
 /* ---- agent_spawner.c ---- */
 /* Starts a node's process. Its pid and ready pipe in *node, or -errno. */
 int spawner_start(struct supervisor *supervisor, struct supervisor_message *message) FM_MUST_USE;

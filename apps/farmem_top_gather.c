@@ -3,11 +3,41 @@
  * they say about their processes.
  */
 #include <errno.h>
+#include <string.h>
 #include <time.h>
 
 #include "apps/farmem_agents.h"
 #include "apps/farmem_top.h"
 #include "base/clock.h"
+
+/* What the agent knows of its members is more than what a program's catalog says of its nodes. */
+static bool member_drains(const cJSON *members, const cJSON *node)
+{
+	const cJSON *name = cJSON_GetObjectItemCaseSensitive(node, "name"), *member;
+
+	cJSON_ArrayForEach(member, members)
+	{
+		const cJSON *its = cJSON_GetObjectItemCaseSensitive(member, "name");
+
+		if (cJSON_IsString(name) && cJSON_IsString(its) &&
+			strcmp(name->valuestring, its->valuestring) == 0)
+			return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(member, "draining"));
+	}
+	return false;
+}
+
+static void mark_draining(const cJSON *members, const cJSON *process)
+{
+	cJSON *node;
+
+	cJSON_ArrayForEach(node, cJSON_GetObjectItemCaseSensitive(process, "nodes"))
+	{
+		if (!cJSON_IsObject(node))
+			continue;
+		cJSON_DeleteItemFromObjectCaseSensitive(node, "draining");
+		cJSON_AddBoolToObject(node, "draining", member_drains(members, node));
+	}
+}
 
 /* Takes process over. */
 static void process_add(cJSON *process, const char *tree, int64_t pid, cJSON *processes)
@@ -39,10 +69,12 @@ static int answer_take(cJSON *answer, const char *tree, int64_t pid, cJSON *proc
 	while (cJSON_GetArraySize(list) > 0) {
 		cJSON *process = cJSON_DetachItemFromArray(list, 0);
 
-		if (cJSON_IsObject(process))
-			process_add(process, tree, pid, processes);
-		else
+		if (!cJSON_IsObject(process)) {
 			cJSON_Delete(process);
+			continue;
+		}
+		mark_draining(cJSON_GetObjectItemCaseSensitive(answer, "nodes"), process);
+		process_add(process, tree, pid, processes);
 	}
 	cJSON_Delete(answer);
 	return 0;

@@ -103,6 +103,8 @@ static void render_codes(const struct view *view)
 		unsigned k = count(group, "k"), m = count(group, "m");
 		bool narrow = wished_k && (k < wished_k || m < wished_m);
 
+		if (strcmp(string(group, "state"), "retired") == 0)
+			continue;
 		paint(view, narrow ? YELLOW : "");
 		fprintf(view->out, "%s%u+%u x%u %s%s", any ? ", " : "", k, m, count(group, "count"),
 			string(group, "state"), narrow ? " (NARROWER than asked for)" : "");
@@ -171,6 +173,86 @@ static void render_trouble(const struct view *view)
 	paint(view, lost > 0 ? PLAIN : "");
 }
 
+/* What of the columns on their way is done, and how fast. kind: "decode" or "copy". */
+static void render_repairs(const struct view *view, const char *kind, const char *doing)
+{
+	const cJSON *repair = first_of(view->now, "repairs");
+	double done = 0, total = 0, speed = 0;
+	unsigned columns = 0;
+	char a[32];
+
+	for (; repair; repair = repair->next) {
+		if (strcmp(string(repair, "kind"), kind) != 0)
+			continue;
+		columns++;
+		done += number(repair, "done_bytes", NULL);
+		total += number(repair, "total_bytes", NULL);
+		speed += number(repair, "bytes_per_s", NULL);
+	}
+	if (columns)
+		fprintf(view->out, ", %s %u: %.0f %%, %s/s", doing, columns,
+			total > 0 ? 100 * FM_MIN(done / total, 1.0) : 0, bytes(speed, a));
+}
+
+/* How many groups are in a state. */
+static unsigned groups_in(const struct view *view, const char *state)
+{
+	const cJSON *group = first_of(view->now, "groups");
+	unsigned sum = 0;
+
+	for (; group; group = group->next)
+		if (strcmp(string(group, "state"), state) == 0)
+			sum += count(group, "count");
+	return sum;
+}
+
+static void render_redundancy(const struct view *view)
+{
+	unsigned lost = count(view->now, "columns_lost");
+	unsigned evacuated = groups_in(view, "evacuate");
+	char a[32], b[32];
+
+	fprintf(view->out, "  repair   ");
+	paint(view, lost ? RED : "");
+	if (lost)
+		fprintf(view->out, "columns lost %u, for %.1f s", lost,
+			gauge(view, "redundancy_lost_ns") / NS_PER_S);
+	else
+		fprintf(view->out, "no column lost");
+	paint(view, lost ? PLAIN : "");
+	render_repairs(view, "decode", "rebuilding");
+	render_repairs(view, "copy", "draining");
+	if (evacuated)
+		fprintf(view->out, ", evacuating %u groups", evacuated);
+	fprintf(view->out, "; so far rebuilt %.0f (%s), moved %.0f (%s), spansets evacuated %.0f\n",
+		gauge(view, "repaired_columns"), bytes(gauge(view, "repaired_bytes"), a),
+		gauge(view, "drained_columns"), bytes(gauge(view, "drained_bytes"), b),
+		gauge(view, "evacuated_spansets"));
+}
+
+static void render_care(const struct view *view)
+{
+	double used = gauge(view, "slots_used_bytes"), scrubbed = gauge(view, "scrubbed_bytes");
+	double starts = gauge(view, "agent_starts"), bad = gauge(view, "scrub_mismatches");
+	char a[32];
+
+	fprintf(view->out,
+		"  care     hedged reads %.0f/s (%.0f/s won), around slow nodes %.0f/s; scrubbed "
+		"%s/s, all of it %.2f times, ",
+		rate(view, "hedged_reads"), rate(view, "hedged_wins"), rate(view, "slow_reads"),
+		bytes(rate(view, "scrubbed_bytes"), a), used > 0 ? scrubbed / used : 0);
+	paint(view, bad > 0 ? YELLOW : "");
+	fprintf(view->out, "bad %.0f", bad);
+	paint(view, bad > 0 ? PLAIN : "");
+	fprintf(view->out, ", healed %.0f; agent restarts %.0f\n", gauge(view, "healed_spansets"),
+		starts > 0 ? starts - 1 : 0);
+}
+
+static const char *node_doing(const cJSON *node)
+{
+	return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(node, "draining")) ? ", draining" : "";
+}
+
 static void render_nodes(const struct view *view)
 {
 	const cJSON *node = first_of(view->now, "nodes");
@@ -185,10 +267,10 @@ static void render_nodes(const struct view *view)
 		fprintf(view->out, "%-8s", state);
 		paint(view, up ? "" : PLAIN);
 		if (up)
-			fprintf(view->out, " lends %s of %s, answers in %.0f us",
+			fprintf(view->out, " lends %s of %s, answers in %.0f us%s",
 				bytes(number(node, "leased_bytes", NULL), lent),
 				bytes(number(node, "memory_bytes", NULL), has),
-				number(node, "rtt_ns", NULL) / 1e3);
+				number(node, "rtt_ns", NULL) / 1e3, node_doing(node));
 		fputc('\n', view->out);
 	}
 }
@@ -204,6 +286,8 @@ static void render_process(const struct view *view)
 	render_memory(view);
 	render_rates(view);
 	render_trouble(view);
+	render_redundancy(view);
+	render_care(view);
 	render_nodes(view);
 }
 

@@ -78,6 +78,57 @@ TEST(the_screen_shows_gauges_codes_nodes_and_rates_between_samples)
 	top_sample_free(&now);
 }
 
+static const char repairing[] =
+	"{\"nodes\":[{\"name\":\"a\",\"draining\":true},{\"name\":\"b\",\"draining\":false}],"
+	"\"processes\":[{\"pid\":42,\"command\":\"x\",\"started_ns\":5,\"columns_lost\":3,"
+	"\"redundancy_lost_ns\":2500000000,\"slots_used_bytes\":1048576,\"repaired_columns\":7,"
+	"\"repaired_bytes\":1048576,\"drained_columns\":2,\"scrubbed_bytes\":1572864,"
+	"\"scrub_mismatches\":1,\"healed_spansets\":1,\"agent_starts\":3,\"hedged_reads\":40,"
+	"\"repairs\":[{\"kind\":\"decode\",\"done_bytes\":100,\"total_bytes\":400,"
+	"\"bytes_per_s\":1048576},{\"kind\":\"copy\",\"done_bytes\":1,\"total_bytes\":2,"
+	"\"bytes_per_s\":2097152},{\"kind\":\"decode\",\"done_bytes\":100,"
+	"\"total_bytes\":400,\"bytes_per_s\":1048576}],"
+	"\"groups\":[{\"k\":4,\"m\":2,\"state\":\"evacuate\",\"count\":2},"
+	"{\"k\":4,\"m\":2,\"state\":\"retired\",\"count\":9}],"
+	"\"nodes\":[{\"name\":\"a\",\"state\":\"up\"},{\"name\":\"b\",\"state\":\"up\"}]}]}";
+
+TEST(the_screen_shows_what_is_lost_what_is_rebuilt_and_what_is_cared_for)
+{
+	struct top_sample before = {.processes = cJSON_CreateArray(), .taken_ns = NS_PER_S};
+	struct top_sample now = {.processes = cJSON_CreateArray(), .taken_ns = 3 * NS_PER_S};
+	char *text;
+
+	CHECK_EQ(top_parse(repairing, strlen(repairing), "t", 42, before.processes), 0);
+	CHECK_EQ(top_parse(repairing, strlen(repairing), "t", 42, now.processes), 0);
+	cJSON_SetNumberValue(
+		cJSON_GetObjectItem(cJSON_GetArrayItem(now.processes, 0), "hedged_reads"), 50);
+	text = render(&now, &before);
+	CHECK_CONTAINS(text, "repair   columns lost 3, for 2.5 s, rebuilding 2: 25 %, 2.0 MiB/s, "
+			     "draining 1: 50 %, 2.0 MiB/s, evacuating 2 groups; so far rebuilt 7 "
+			     "(1.0 MiB), moved 2 (0 B), spansets evacuated 0\n");
+	CHECK_CONTAINS(text, "hedged reads 5/s (0/s won)");
+	CHECK_CONTAINS(text, "all of it 1.50 times, bad 1, healed 1; agent restarts 2\n");
+	CHECK_CONTAINS(text, "answers in 0 us, draining\n");
+	CHECK_CONTAINS(text, "answers in 0 us\n");
+	CHECK(strstr(text, "retired") == NULL);
+	free(text);
+	top_sample_free(&before);
+	top_sample_free(&now);
+}
+
+TEST(with_nothing_lost_the_screen_says_so)
+{
+	struct top_sample now = {.processes = cJSON_CreateArray()};
+	char *text;
+
+	CHECK_EQ(top_parse(answer, strlen(answer), "t", 42, now.processes), 0);
+	text = render(&now, NULL);
+	CHECK_CONTAINS(text, "repair   no column lost; so far rebuilt 0 (0 B)");
+	CHECK_CONTAINS(text, "agent restarts 0\n");
+	free(text);
+	top_sample_free(&now);
+}
+
 TEST(another_process_that_got_the_same_pid_has_no_rates_yet)
 {
 	struct top_sample before = {.processes = cJSON_CreateArray(), .taken_ns = 0};

@@ -108,7 +108,7 @@ enum hedge_way hedge_choose(
 /* A direct read has come, and was no probe. */
 void hedge_learn(
 	struct hedge *h, struct core *core, const struct hedge_read *read, uint64_t now_ns);
-/* A hedge beat it: it may never come. */
+/* A hedge beat it, or its deadline did: it may never come. */
 void hedge_beaten(
 	struct hedge *h, struct core *core, const struct hedge_read *read, uint64_t now_ns);
 /* A probe has come (or failed: came = false). */

@@ -19,6 +19,8 @@
  */
 #include "farmem/spanset_io.h"
 
+#include <errno.h>
+
 #include "base/assert.h"
 #include "base/clock.h"
 
@@ -132,6 +134,8 @@ void spanset_hedge_done(struct spanset_io *io, struct spanset_fetch *f, int stat
 		hedge_probed(&io->hedge, io->core, &read, clock_now_ns(), status == 0);
 	else if (fm_likely(status == 0))
 		hedge_learn(&io->hedge, io->core, &read, clock_now_ns());
+	else if (status == -ETIMEDOUT) /* suspect now; when it is up again, still slow */
+		hedge_beaten(&io->hedge, io->core, &read, clock_now_ns());
 	f->probe = false;
 }
 

@@ -478,3 +478,140 @@ TEST(a_killed_agent_is_replaced_by_one_that_finds_nodes_and_groups_again)
 	for (unsigned n = 0; n < count; n++)
 		CHECK(await_end(nodes[n], WAIT_NS));
 }
+
+TEST(a_lost_table_of_nodes_is_made_again_from_a_catalog)
+{
+	static struct picture before;
+	char path[sizeof tree_dir + 16];
+	tree_begin();
+	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, NODES));
+	want(runtime, 2);
+	picture_take(runtime, &before);
+	snprintf(path, sizeof path, "%s/agent.nodes", tree_dir);
+	CHECK_EQ(unlink(path), 0);
+	kill_supervisor(agent_pid(runtime));
+	reconnect(runtime, "");
+	picture_check(runtime, &before);
+	want(runtime, 3);
+	CHECK_EQ(leased_bytes(NODES), 3 * 6 * REGION);
+	finish(runtime);
+}
+
+/* ---- catalogs that are not what they should be ---- */
+
+typedef void (*damage)(struct catalog *catalog);
+
+static void damage_code(struct catalog *catalog)
+{
+	catalog->groups[0].k = 200;
+}
+
+static void damage_state(struct catalog *catalog)
+{
+	atomic_store(&catalog->groups[1].state, 77);
+}
+
+static void damage_count(struct catalog *catalog)
+{
+	atomic_store(&catalog->header->groups_count, 60000);
+}
+
+static void damage_nodes(struct catalog *catalog)
+{
+	catalog->nodes[3].incarnation ^= 1;
+}
+
+static void damage_nodes_count(struct catalog *catalog)
+{
+	atomic_store(&catalog->header->nodes_count, 1u << 31);
+}
+
+TEST(a_catalog_that_contradicts_itself_harms_its_own_program_only)
+{
+	static const damage damages[] = {
+		damage_code, damage_state, damage_count, damage_nodes, damage_nodes_count};
+	static struct picture before;
+	tree_begin();
+	struct runtime *good = runtime_begin(4, 2, "");
+	CHECK(pump(good, has_nodes, NODES));
+	want(good, 2);
+	picture_take(good, &before);
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(damages); i++) {
+		struct runtime *bad = runtime_begin(2, 1, "");
+		want(bad, 2);
+		damages[i](&bad->catalog);
+		pid_t old = worker_of(agent_pid(good));
+		good->welcome = false;
+		CHECK(kill_worker(agent_pid(good)));
+		CHECK(pump(good, worker_is_new, (uint64_t)old));
+		CHECK(pump(good, was_welcomed, 0));
+		CHECK(pump(bad, has_ended, 0));
+		picture_check(good, &before);
+		runtime_end(bad);
+	}
+	want(good, 3);
+	finish(good);
+}
+
+static bool was_repaired(struct runtime *runtime, uint64_t group)
+{
+	const struct catalog_group *entry = &runtime->catalog.groups[group];
+	unsigned lost = 0;
+	for (unsigned p = 0; p < (unsigned)entry->k + entry->m; p++)
+		lost += atomic_load_explicit(&entry->columns[p].lost, memory_order_acquire) != 0;
+	return lost == 0 && atomic_load(&entry->state) == GROUP_OPEN;
+}
+
+/* Places that no node lent: the columns are lost, their group goes on without them. */
+TEST(a_capability_that_no_node_gave_is_a_lost_column)
+{
+	tree_begin();
+	struct runtime *runtime = runtime_begin(4, 2, "");
+	CHECK(pump(runtime, has_nodes, NODES));
+	want(runtime, 1);
+	struct catalog_column *columns = runtime->catalog.groups[0].columns;
+	catalog_cur(&columns[0])->node = 200;
+	catalog_cur(&columns[5])->capability.incarnation ^= 1;
+	runtime->welcome = false;
+	CHECK(kill_worker(agent_pid(runtime)));
+	CHECK(pump(runtime, was_welcomed, 0));
+	CHECK(pump(runtime, was_repaired, 0));
+	check_group(runtime, 0, 4, 2);
+	want(runtime, 2);
+	finish(runtime);
+}
+
+/* ---- questions ---- */
+
+TEST(the_catalog_of_a_program_is_handed_to_whoever_asks)
+{
+	struct mailbox_message message = {
+		.version = MAILBOX_VERSION, .kind = MAILBOX_CATALOG, .value = getpid()};
+	struct catalog seen;
+	int fd;
+	tree_begin();
+	struct runtime *runtime = runtime_begin(2, 1, "");
+	want(runtime, 1);
+	int asker = tree_connect();
+	struct pollfd poller = {.fd = asker, .events = POLLIN};
+	CHECK_EQ(mailbox_send(asker, &message, -1), 0);
+	CHECK_EQ(poll(&poller, 1, 20000), 1);
+	CHECK_EQ(mailbox_receive(asker, &message, &fd), 0);
+	CHECK_EQ(message.kind, MAILBOX_DONE);
+	CHECK_EQ(message.value, 0);
+	CHECK(fd >= 0);
+	CHECK_EQ(catalog_attach(&seen, fd), 0);
+	CHECK_EQ(seen.header->pid, getpid());
+	CHECK_EQ(seen.header->groups_count, 1);
+	catalog_close(&seen);
+	message.kind = MAILBOX_CATALOG;
+	message.value = 1;
+	CHECK_EQ(mailbox_send(asker, &message, -1), 0);
+	CHECK_EQ(poll(&poller, 1, 20000), 1);
+	CHECK_EQ(mailbox_receive(asker, &message, &fd), 0);
+	CHECK_EQ(message.value, -ESRCH);
+	CHECK_EQ(fd, -1);
+	close(asker);
+	finish(runtime);
+}

@@ -67,6 +67,7 @@ static void judge(
 		return; /* an agent that is being restarted may know of some */
 	if (sum->columns == 0 && !sum->serves && sum->lost > 0) {
 		drain->verdict = DRAIN_DIED;
+		drain->columns = sum->lost;
 		snprintf(drain->reason, sizeof(drain->reason),
 			"%.64s went down before all was moved: %u columns are being rebuilt from "
 			"the other nodes",
@@ -111,6 +112,8 @@ void drain_look(struct drain *drain, const struct nodes_view *view, uint64_t now
 	if (drain->moved_ns == 0 || drain->share > before)
 		drain->moved_ns = now_ns;
 	judge(drain, &sum, view, now_ns);
+	if (drain->verdict == DRAIN_DIED)
+		drain->share = before; /* what went with it was not moved */
 }
 
 const char *drain_describe(const struct drain *drain, char *text, size_t size)

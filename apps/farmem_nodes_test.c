@@ -203,6 +203,8 @@ TEST(a_node_that_dies_in_mid_drain_is_told)
 	CHECK_EQ(look(&(struct step){4, 0, 4, true, true, 0, 0}, 1), DRAIN_UNDERWAY);
 	CHECK_EQ(look(&(struct step){0, 0, 0, false, false, 3, 0}, NS_PER_S), DRAIN_DIED);
 	CHECK_CONTAINS(drain.reason, "3 columns are being rebuilt");
+	CHECK_EQ(drain.share * 100, 0);
+	CHECK_EQ(drain.columns, 3);
 }
 
 TEST(a_drain_somebody_cancelled_is_told)

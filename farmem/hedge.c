@@ -220,6 +220,7 @@ void hedge_probed(struct hedge *h, struct core *core, const struct hedge_read *r
 	n->probes_fast = 0;
 	n->points = 0;
 	n->well_ns = now_ns;
+	n->samples = 0; /* what it took while it was slow is no measure for others */
 	atomic_store_explicit(
 		&core->catalog.nodes[read->node].slow_until_ns, 0, memory_order_relaxed);
 	log_ratelimited(LOG_INFO, "hedge: a slow node is well again node=%s",

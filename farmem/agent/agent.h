@@ -48,7 +48,7 @@
 #define AGENT_FIRST_NS (30 * NS_PER_S)  /* for the first runtime to come */
 #define AGENT_RELEASE_NS (5 * NS_PER_S) /* for leases to be given back, on top of the linger */
 /* A lost column waits so long for a host that could replace it; then its group is evacuated. */
-#define AGENT_REPLACE_PATIENCE_NS (5 * NS_PER_S)
+#define AGENT_REPLACE_PATIENCE_NS (3 * NS_PER_S)
 /* A member that went down so often within the window is not used for a pause that doubles. */
 #define AGENT_FLAPS_MAX 3
 #define AGENT_FLAP_WINDOW_NS (60 * NS_PER_S)

@@ -20,7 +20,7 @@
 #include "farmem/agent/agent_repair.h"
 
 #define WIDEN_MAX 2                    /* groups of a runtime at once */
-#define WIDEN_SETTLE_NS (5 * NS_PER_S) /* hosts must have been enough for so long */
+#define WIDEN_SETTLE_NS (4 * NS_PER_S) /* hosts must have been enough for so long */
 
 static uint32_t group_state(const struct agent_runtime *runtime, unsigned group)
 {

@@ -190,6 +190,7 @@ static bool outcomes_take(
 		refused = refused || outcome == CTL_REBUILD_REFUSED;
 	}
 	repair->rebuilt_bytes += bytes;
+	repair->agent->repair->rebuilt_bytes += bytes;
 	repair->progress = repair->progress || bytes > 0;
 	if (repair->runtime->repair != NULL && repair->runtime->repair->lost_since_ns != 0)
 		repair->runtime->repair->lost_bytes += bytes;

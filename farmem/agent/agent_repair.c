@@ -451,6 +451,8 @@ static struct repair *repair_make(struct agent_runtime *runtime, unsigned group,
 	repair->node = member->node;
 	repair->begun_ns = clock_now_ns();
 	member->repairs_in++;
+	if (all->count == 0)
+		throttle_begin(repair->agent, repair->begun_ns);
 	all->repairs[all->count++] = repair;
 	return repair;
 }

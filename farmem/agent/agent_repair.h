@@ -87,13 +87,14 @@ struct repair_runtime {
 };
 
 struct throttle {
-	bool busy;              /* the program uses its far memory */
-	bool paused;            /* no call is begun: what does the program do alone? */
-	bool draining;          /* but some are still under way */
-	uint64_t events, at_ns; /* of the program, when the slice began */
-	uint64_t until_ns;      /* of the slice */
-	double alone, together; /* events per second; 0: not known */
-	uint64_t limit_bytes_per_s;
+	bool busy;                     /* the program uses its far memory */
+	bool paused;                   /* no call is begun: what does the program do alone? */
+	bool ending;                   /* but some are still under way */
+	uint64_t events, bytes, at_ns; /* the program's, ours, when the slice began */
+	uint64_t until_ns;             /* of the slice */
+	double alone, together;        /* the program's events per second; 0: not known */
+	double rate;                   /* bytes per second that were rebuilt in the last RUN */
+	uint64_t limit_bytes_per_s;    /* 0: none */
 };
 
 struct repair_agent {
@@ -105,6 +106,7 @@ struct repair_agent {
 	unsigned count;
 	struct repair *repairs[REPAIR_JOBS_MAX];
 	struct throttle throttle;
+	uint64_t rebuilt_bytes; /* of all columns, ever */
 	/* Leases on nodes that are down: theirs again, should the node turn out to live. */
 	unsigned owed_count;
 	struct fabric_capability owed[REPAIR_OWED_MAX];
@@ -140,6 +142,8 @@ void repair_arm(struct agent *agent, uint64_t at_ns);
 bool rebuild_continue(struct repair *repair, uint64_t now_ns);
 
 /* ---- agent_throttle.c ---- */
+/* The first of some repairs begins. */
+void throttle_begin(struct agent *agent, uint64_t now_ns);
 void throttle_look(struct agent *agent, uint64_t now_ns, unsigned calls_running);
 bool throttle_allows(const struct agent *agent);
 /* For one call: bytes per second (0: no limit), and how many spansets it should have. */

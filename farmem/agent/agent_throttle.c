@@ -5,9 +5,12 @@
  * THROTTLE_TARGET of its throughput. That is measured, not modelled: time is cut into slices; in
  * most of them columns are rebuilt, and now and then comes a short one in which no call is under
  * way. What the program does per second in the one kind, by what it does in the other, is what
- * rebuilding costs it; the limit goes up or down by that.
+ * rebuilding costs it; the cost grows with the rate, so the limit follows from the two.
  *
- *     RUN (SLICE_RUN_NS) -> calls in flight end -> ALONE (SLICE_ALONE_NS) -> limit -> RUN ...
+ *     RUN (short at first) -> calls in flight end -> ALONE -> limit -> RUN ...
+ *
+ * It begins without a limit: most that is lost is rebuilt before anybody could have measured, and
+ * the first slice is shorter than the dip that a program may see.
  *
  * What a program does is what it asks of its far memory: faults, pages in and out, of all programs
  * of this agent together. A program that asks for next to nothing is not in anybody's way, and is
@@ -20,16 +23,16 @@
 #include "base/clock.h"
 #include "farmem/agent/agent_repair.h"
 
-#define SLICE_RUN_NS (300 * NS_PER_MS)
-#define SLICE_ALONE_NS (40 * NS_PER_MS)
+#define SLICE_FIRST_NS (150 * NS_PER_MS)
+#define SLICE_RUN_NS (400 * NS_PER_MS)
+#define SLICE_FREE_NS (1200 * NS_PER_MS) /* while nothing has to be held back */
+#define SLICE_ALONE_NS (50 * NS_PER_MS)
 #define SLICE_IDLE_NS (50 * NS_PER_MS) /* looks whether an idle program has become busy */
-#define DRAIN_NS (5 * NS_PER_MS)       /* looks whether calls have ended */
+#define ENDING_NS (5 * NS_PER_MS)      /* looks whether calls have ended */
 #define BUSY_EVENTS_PER_S 500.0
-#define THROTTLE_TARGET 0.85 /* of its throughput; promised are 0.8 */
+#define THROTTLE_TARGET 0.86 /* of its throughput; promised are 0.8, and the ALONE slices help */
 #define THROTTLE_GOOD 0.93   /* then there is room for more */
-#define LIMIT_FIRST (96ull << 20)
-#define LIMIT_MIN (8ull << 20)
-#define LIMIT_MAX (16ull << 30)
+#define LIMIT_MIN (32ull << 20)
 #define CALL_TARGET_NS (50 * NS_PER_MS) /* calls are so short that they can be ended by waiting */
 
 static uint64_t events_now(const struct agent *agent)
@@ -46,16 +49,27 @@ static uint64_t events_now(const struct agent *agent)
 	return events;
 }
 
-/* Events per second since the slice began to count; begins the next. */
-static double slice_rate(struct throttle *t, uint64_t events, uint64_t now_ns)
+/* Since the slice began: events and rebuilt bytes per second. */
+struct slice {
+	double events_per_s, bytes_per_s;
+};
+
+/* Ends the slice and begins the next one. */
+static struct slice slice_end(struct agent *agent, uint64_t now_ns)
 {
+	struct throttle *t = &agent->repair->throttle;
+	uint64_t events = events_now(agent), bytes = agent->repair->rebuilt_bytes;
 	double seconds = (double)(now_ns - t->at_ns) / (double)NS_PER_S;
+	struct slice slice = {0, 0};
 	/* A runtime that left takes its events along. */
-	double rate =
-		events > t->events && seconds > 0 ? (double)(events - t->events) / seconds : 0;
+	if (seconds > 0 && events > t->events)
+		slice.events_per_s = (double)(events - t->events) / seconds;
+	if (seconds > 0)
+		slice.bytes_per_s = (double)(bytes - t->bytes) / seconds;
 	t->events = events;
+	t->bytes = bytes;
 	t->at_ns = now_ns;
-	return rate;
+	return slice;
 }
 
 static double smooth(double before, double now)
@@ -63,17 +77,22 @@ static double smooth(double before, double now)
 	return before > 0 ? (before + now) / 2 : now;
 }
 
-/* Both kinds have been measured. */
+/* Both kinds have been measured. What it costs is taken to grow with the rate. */
 static void limit_turn(struct throttle *t)
 {
 	double share = t->alone > 0 ? t->together / t->alone : 1;
-	uint64_t limit = t->limit_bytes_per_s;
-	if (share < THROTTLE_TARGET)
-		limit = share < THROTTLE_TARGET / 2 ? limit / 2 : limit / 4 * 3;
-	else if (share > THROTTLE_GOOD)
-		limit += limit / 2;
-	t->limit_bytes_per_s = FM_MIN(FM_MAX(limit, LIMIT_MIN), LIMIT_MAX);
-	log_debug("agent: throttle share=%.2f limit_mib_per_s=%llu", share,
+	double limit = (double)t->limit_bytes_per_s;
+	if (share < THROTTLE_TARGET) {
+		double part = (1 - THROTTLE_TARGET) / (1 - share);
+		limit = t->rate * (part > 0.25 ? part : 0.25);
+		limit = limit > (double)LIMIT_MIN ? limit : (double)LIMIT_MIN;
+	} else if (share > THROTTLE_GOOD) {
+		/* One that is far above what is done is none. */
+		limit = limit > 4 * t->rate ? 0 : limit * 1.5;
+	}
+	t->limit_bytes_per_s = (uint64_t)limit;
+	log_debug("agent: throttle share=%.2f alone=%.0f rate_mib_per_s=%.0f limit_mib_per_s=%llu",
+		share, t->alone, t->rate / (1 << 20),
 		(unsigned long long)(t->limit_bytes_per_s >> 20));
 }
 
@@ -83,48 +102,57 @@ static void become_busy(struct throttle *t, bool busy)
 		return;
 	t->busy = busy;
 	t->alone = t->together = 0;
-	t->limit_bytes_per_s = busy ? LIMIT_FIRST : 0;
+	t->limit_bytes_per_s = 0;
 	log_debug("agent: throttle busy=%d", busy);
 }
 
 /* A slice is over: what was it, what comes next? */
-static void slice_turn(struct throttle *t, double rate, uint64_t now_ns)
+static void slice_turn(struct throttle *t, struct slice slice, uint64_t now_ns)
 {
+	double events = slice.events_per_s;
 	if (t->paused) {
-		t->alone = smooth(t->alone, rate);
+		t->alone = smooth(t->alone, events);
 		limit_turn(t);
 	} else {
-		t->together = smooth(t->together, rate);
+		t->together = smooth(t->together, events);
+		t->rate = slice.bytes_per_s;
 	}
-	become_busy(t, rate >= BUSY_EVENTS_PER_S || (t->busy && t->alone >= BUSY_EVENTS_PER_S));
+	become_busy(t, events >= BUSY_EVENTS_PER_S || (t->busy && t->alone >= BUSY_EVENTS_PER_S));
 	t->paused = t->busy && !t->paused;
-	t->draining = t->paused;
-	t->until_ns = now_ns + (t->draining ? DRAIN_NS : t->busy ? SLICE_RUN_NS : SLICE_IDLE_NS);
+	t->ending = t->paused;
+	t->until_ns = now_ns + (t->ending                          ? ENDING_NS
+				       : !t->busy                  ? SLICE_IDLE_NS
+				       : t->limit_bytes_per_s != 0 ? SLICE_RUN_NS
+								   : SLICE_FREE_NS);
+}
+
+void throttle_begin(struct agent *agent, uint64_t now_ns)
+{
+	(void)slice_end(agent, now_ns);
+	agent->repair->throttle.until_ns = now_ns + SLICE_FIRST_NS;
 }
 
 void throttle_look(struct agent *agent, uint64_t now_ns, unsigned calls_running)
 {
 	struct throttle *t = &agent->repair->throttle;
-	uint64_t events = events_now(agent);
 	if (now_ns < t->until_ns)
 		return;
+	struct slice slice = slice_end(agent, now_ns);
 	if (agent->repair->count == 0 && calls_running == 0) {
 		/* Nothing to hold back. What the program does alone is what counts next. */
-		double rate = slice_rate(t, events, now_ns);
-		become_busy(t, rate >= BUSY_EVENTS_PER_S);
-		t->alone = rate;
-		t->paused = t->draining = false;
-		t->until_ns = now_ns + SLICE_RUN_NS;
-		return;
-	}
-	if (t->draining) {
+		t->busy = slice.events_per_s >= BUSY_EVENTS_PER_S;
+		t->alone = slice.events_per_s;
+		t->together = 0;
+		t->limit_bytes_per_s = 0;
+		t->paused = t->ending = false;
+		t->until_ns = now_ns + SLICE_FIRST_NS;
+	} else if (t->ending) {
 		/* The slice alone begins when the last call has ended. */
-		t->draining = calls_running > 0;
-		t->until_ns = now_ns + (t->draining ? DRAIN_NS : SLICE_ALONE_NS);
-		(void)slice_rate(t, events, now_ns);
-		return;
+		t->ending = calls_running > 0;
+		t->until_ns = now_ns + (t->ending ? ENDING_NS : SLICE_ALONE_NS);
+	} else {
+		slice_turn(t, slice, now_ns);
 	}
-	slice_turn(t, slice_rate(t, events, now_ns), now_ns);
 }
 
 bool throttle_allows(const struct agent *agent)

@@ -80,8 +80,8 @@ static inline void hello(struct runtime *runtime, const char *config)
 	CHECK_EQ(mailbox_send(runtime->socket, &message, runtime->catalog.fd), 0);
 }
 
-/* A runtime of code k+m, said HELLO with configuration lines. */
-static inline struct runtime *runtime_begin(uint32_t k, uint32_t m, const char *config)
+/* A runtime of code k+m, not connected yet. */
+static inline struct runtime *runtime_make(uint32_t k, uint32_t m)
 {
 	struct runtime *runtime = calloc(1, sizeof *runtime);
 	struct catalog_options options = {.range_base = 1ull << 40,
@@ -92,6 +92,14 @@ static inline struct runtime *runtime_begin(uint32_t k, uint32_t m, const char *
 		.region_bytes = REGION,
 		.command = "fake"};
 	CHECK_EQ(catalog_create(&runtime->catalog, &options), 0);
+	runtime->socket = -1;
+	return runtime;
+}
+
+/* The same, said HELLO with configuration lines. */
+static inline struct runtime *runtime_begin(uint32_t k, uint32_t m, const char *config)
+{
+	struct runtime *runtime = runtime_make(k, m);
 	runtime->socket = tree_connect();
 	hello(runtime, config);
 	return runtime;

@@ -667,8 +667,12 @@ bool nodes_settling(const struct agent *agent, uint64_t now_ns)
 {
 	for (unsigned i = 0; i < agent->members_count; i++) {
 		const struct agent_member *member = &agent->members[i];
-		if (member->state == MEMBER_JOINING && !member->tried &&
-			now_ns < member->join_until_ns)
+		/* One that was adopted may not have said yet how much room it has, or at all. */
+		bool open =
+			member->state == MEMBER_JOINING
+				? !member->tried
+				: member->state == MEMBER_SUSPECT || member->load.memory_bytes == 0;
+		if (open && member->state != MEMBER_ALIAS && now_ns < member->join_until_ns)
 			return true;
 	}
 	return false;

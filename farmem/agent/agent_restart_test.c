@@ -56,7 +56,8 @@ static void reconnect(struct runtime *runtime, const char *config)
 	do {
 		struct mailbox_message message = {
 			.version = MAILBOX_VERSION, .kind = MAILBOX_HELLO};
-		close(runtime->socket);
+		if (runtime->socket >= 0)
+			close(runtime->socket);
 		runtime->socket = tree_connect();
 		runtime->ended = false;
 		snprintf(message.text, sizeof message.text, "%s", config);
@@ -267,9 +268,8 @@ static void *kill_again_and_again(void *context)
 /* Attaches, through deaths of the worker that hears its HELLO. */
 static struct runtime *attach(uint32_t k, uint32_t m, const char *config)
 {
-	struct runtime *runtime = runtime_begin(k, m, config);
-	if (!pump(runtime, was_welcomed, 0))
-		reconnect(runtime, config);
+	struct runtime *runtime = runtime_make(k, m);
+	reconnect(runtime, config);
 	return runtime;
 }
 

@@ -17,7 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/config.h"
+
+#define AUDIT_WATCH_NS NS_PER_MS
+#define AUDIT_WATCHED_MAX 256u /* groups, in one look */
 
 /* ---- findings ---- */
 
@@ -268,13 +272,42 @@ static void audit_group_columns(struct audit *audit, uint32_t group)
 
 /* ---- A3 ---- */
 
+static bool audit_moved(const struct audit *audit, uint32_t group)
+{
+	const struct audit_group *g = &audit->groups[group];
+	for (unsigned pos = 0; pos < audit_columns(g); pos++)
+		if (audit_used(audit, group, pos) != g->used[pos])
+			return true;
+	return audit_storing(audit, group) ||
+	       atomic_load(&audit->catalog.groups[group].state) != g->state;
+}
+
+static bool audit_differs(const struct audit_group *g)
+{
+	for (unsigned pos = 0; pos < audit_columns(g); pos++)
+		if (g->used[pos] != g->named[pos])
+			return true;
+	return false;
+}
+
+/* As many slots given back as taken meanwhile look like none. So a group that seems to differ is
+ * watched for a moment. */
+static void audit_watch(struct audit *audit, uint32_t group)
+{
+	struct audit_group *g = &audit->groups[group];
+	uint64_t until_ns = clock_now_ns() + AUDIT_WATCH_NS;
+	while (!g->moving && clock_now_ns() < until_ns) {
+		g->moving = audit_moved(audit, group);
+		fm_cpu_relax();
+	}
+}
+
 static void audit_group_end(struct audit *audit, uint32_t group)
 {
 	struct audit_group *g = &audit->groups[group];
-	for (unsigned pos = 0; pos < audit_columns(g); pos++)
-		g->moving |= audit_used(audit, group, pos) != g->used[pos];
-	g->moving |= audit_storing(audit, group) ||
-		     atomic_load(&audit->catalog.groups[group].state) != g->state;
+	g->moving |= audit_moved(audit, group);
+	if (!g->moving && audit_differs(g) && audit->groups_watched++ < AUDIT_WATCHED_MAX)
+		audit_watch(audit, group);
 	audit->groups_moving += g->moving;
 	for (unsigned pos = 0; pos < audit_columns(g); pos++) {
 		audit->space.used += g->used[pos];
@@ -350,7 +383,7 @@ static void audit_forget(struct audit *audit)
 	memset(audit->counts, 0, sizeof(audit->counts));
 	memset(&audit->space, 0, sizeof(audit->space));
 	audit->words_has_far = audit->words_changed = audit->records_changed = 0;
-	audit->findings_count = audit->groups_moving = 0;
+	audit->findings_count = audit->groups_moving = audit->groups_watched = 0;
 }
 
 int audit_look(struct audit *audit)

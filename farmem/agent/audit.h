@@ -97,7 +97,7 @@ struct audit {
 	uint64_t records_changed; /* changed while being looked at, again and again */
 	uint64_t quarantined_before;
 	struct audit_space space;
-	unsigned looks, groups_moving;
+	unsigned looks, groups_moving, groups_watched;
 	uint64_t counts[AUDIT_KINDS];
 	unsigned findings_count;
 	struct audit_finding findings[AUDIT_FINDINGS_MAX];

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/stat.h>
 
 #include "farmem/agent/audit.h"
@@ -338,6 +339,7 @@ TEST(a_look_allocates_nothing_in_the_catalog)
 /* --- while it runs ---------------------------------------------------------------------------- */
 
 static _Atomic bool churn_stop;
+static _Atomic uint64_t churn_rounds;
 
 /* Spansets come and go, pages change hands: as the runtime does it, in the order it does it. */
 static void *churn(void *context)
@@ -357,8 +359,17 @@ static void *churn(void *context)
 			word_set(page + pos, SPAN_EMPTY, 0, ssid_make(0), 0);
 		}
 		record_reclaim(&core);
+		atomic_fetch_add(&churn_rounds, 1);
 	}
 	return NULL;
+}
+
+/* A change that was under way at a look is over at the next one. */
+static void churn_wait(void)
+{
+	uint64_t from = atomic_load(&churn_rounds);
+	while (atomic_load(&churn_rounds) < from + 2)
+		sched_yield();
 }
 
 TEST(nothing_of_what_goes_on_while_we_look_stays_a_finding)
@@ -380,6 +391,7 @@ TEST(nothing_of_what_goes_on_while_we_look_stays_a_finding)
 				audit_keep(&audit, earlier, count);
 			count = audit.findings_count;
 			memcpy(earlier, audit.findings, sizeof(earlier));
+			churn_wait();
 		}
 		CHECK_EQ(count, 0);
 		CHECK_LE(800, audit.words[SPAN_FAR]);

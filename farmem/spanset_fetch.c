@@ -119,12 +119,32 @@ static bool spanset_adjacent(
 	       !lane_column_lost(io->core, group, a->pos);
 }
 
-void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count)
+/* Where a read goes. */
+struct spanset_way {
+	struct lane_doubt at;
+	struct fabric_region *region; /* NULL: nowhere now */
+	uint32_t node;
+};
+
+static struct spanset_way spanset_direct_way(
+	struct spanset_io *io, const struct spanset_fetch *f, bool alone)
+{
+	struct spanset_way way = {.at = spanset_fetch_at(io, f, f->pos)};
+	if (alone) {
+		way.region = lane_source(&io->lane, way.at, false, &way.node);
+		return way;
+	}
+	way.node = catalog_column_node(&io->core->catalog.groups[way.at.group].columns[way.at.pos]);
+	way.region = lane_region(&io->lane, way.at.group, way.at.pos, false);
+	return way;
+}
+
+static void spanset_post_along(struct spanset_io *io, const struct spanset_way *way,
+	const uint8_t *indexes, unsigned count)
 {
 	struct spanset_fetch *first = &io->fetches[indexes[0]];
-	struct lane_doubt at = spanset_fetch_at(io, first, first->pos);
-	uint32_t node;
-	struct fabric_region *region = lane_source(&io->lane, at, false, &node);
+	struct lane_doubt at = way->at;
+	uint32_t node = way->node;
 	struct iovec iov[FABRIC_IOV_MAX];
 	int rc = -ENOTCONN;
 	if (fm_unlikely(hedge_node_slow(io->core, node)))
@@ -140,13 +160,13 @@ void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned
 		f->direct_pages = (uint8_t)count;
 		io->next_in_read[indexes[i]] = i + 1 < count ? indexes[i + 1] : SPANSET_NO_FETCH;
 	}
-	if (region != NULL && !FAULT_POINT("spanset.fetch.post")) {
+	if (way->region != NULL && !FAULT_POINT("spanset.fetch.post")) {
 		struct fabric_transfer t = {.offset = (uint64_t)at.slot * FM_PAGE_SIZE,
 			.iov = iov,
 			.iov_count = count,
 			.tag = TAG(TAG_DIRECT, 0, indexes[0]),
 			.deadline_ns = first->begun_ns + io->options.fetch_deadline_ns};
-		rc = fabric_post_read(region, &t);
+		rc = fabric_post_read(way->region, &t);
 	}
 	for (unsigned i = 0; i < count; i++) {
 		struct spanset_fetch *f = &io->fetches[indexes[i]];
@@ -159,6 +179,20 @@ void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned
 		if (f->demand)
 			spanset_hedge_done(io, f, rc);
 		spanset_fetch_troubled(io, f, false);
+	}
+}
+
+void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count)
+{
+	struct spanset_way way = spanset_direct_way(io, &io->fetches[indexes[0]], count == 1);
+	if (way.region != NULL || count == 1) {
+		spanset_post_along(io, &way, indexes, count);
+		return;
+	}
+	/* A replacement may have some of the slots already, and others not. */
+	for (unsigned i = 0; i < count; i++) {
+		way = spanset_direct_way(io, &io->fetches[indexes[i]], true);
+		spanset_post_along(io, &way, indexes + i, 1);
 	}
 }
 

@@ -68,11 +68,12 @@ static uint64_t column_peek(
 	return record_load(*r);
 }
 
-/* A spanset that somebody may still read. STABLE and CLAIMED: R1 keeps its places as they are. */
+/* A spanset that somebody may still read: by a reference, or who claimed it (repack, which reads on
+ * though the last reference may go meanwhile). R1 keeps its places as they are. */
 static bool column_hdr_needed(uint64_t hdr)
 {
 	enum record_state state = record_hdr_state(hdr);
-	return (state == RECORD_STABLE || state == RECORD_CLAIMED) && record_hdr_live(hdr) != 0;
+	return state == RECORD_CLAIMED || (state == RECORD_STABLE && record_hdr_live(hdr) != 0);
 }
 
 bool column_record_group(const struct catalog *catalog, uint32_t ssid, uint32_t *group)

@@ -14,7 +14,6 @@
 #include "tests/sim/hooks_decl.h"
 #include "tests/sim/sim.h"
 
-
 static struct catalog_node *agent_node(uint32_t i)
 {
 	return &sim.core.catalog.nodes[i];
@@ -74,8 +73,8 @@ static void agent_write_off(uint32_t node)
 static bool agent_gives_up(uint32_t process)
 {
 	const struct sim_node *n = &sim.nodes[process];
-	return n->parted && sim.now_ns - n->parted_ns > sim.scenario.orphan_keep_ns / 10 && sim_below(20) == 0 &&
-	       sim_may_lose_node(process);
+	return n->parted && sim.now_ns - n->parted_ns > sim.scenario.orphan_keep_ns / 10 &&
+	       sim_below(20) == 0 && sim_may_lose_node(process);
 }
 
 static void agent_watch(void)

@@ -60,7 +60,7 @@ static unsigned chaos_hosts_down(void)
 {
 	unsigned down = 0;
 	for (uint32_t i = 0; i < sim.nodes_count; i++)
-		down += sim.nodes[i].alive && sim.nodes[i].parted;
+		down += sim.nodes[i].alive && (sim.nodes[i].parted || sim.nodes[i].leaving);
 	for (unsigned i = 0; i < SIM_NODES_MAX; i++)
 		down += hosts[i].down;
 	return down;
@@ -185,7 +185,8 @@ static void chaos_drain(void)
 {
 	uint32_t node = (uint32_t)sim_below(sim.nodes_count);
 	struct sim_node *n = &sim.nodes[node];
-	if (!n->alive || n->leaving || sim.nodes_count >= SIM_NODES_MAX - 2)
+	if (!n->alive || n->leaving || chaos_hosts_down() >= sim.scenario.m ||
+		sim.nodes_count >= SIM_NODES_MAX - 2)
 		return;
 	sim_say("node %u (host %u) is to be drained", node, n->host);
 	n->leaving = true;

@@ -106,6 +106,12 @@ const struct sim_scenario sim_scenarios[] = {
 		.rebuild_slow = 10000,
 		.rebuild_mute = 100000,
 		.never_degraded = true},
+	{.name = "leave",
+		.about = "nodes are emptied while others are slow",
+		SIM_USUAL,
+		.drain_every_ns = 10 * NS_PER_MS,
+		.slow_every_ns = 20 * NS_PER_MS,
+		.rebuild_slow = 5000},
 	{.name = "evacuate",
 		.about = "too few hosts for long: narrower groups, and back again",
 		SIM_USUAL,
@@ -174,7 +180,7 @@ void sim_scenario_adjust(struct sim_scenario *s)
 		s->latency_ns = 300 * NS_PER_US;
 		s->programs = 5;
 		s->handlers = 2;
-	} else if (strcmp(s->name, "drain") == 0) {
+	} else if (strcmp(s->name, "drain") == 0 || strcmp(s->name, "leave") == 0) {
 		s->latency_ns = 200 * NS_PER_US;
 	} else if (strcmp(s->name, "late") == 0) {
 		s->region_slots = 24; /* soon used again */

@@ -159,6 +159,7 @@ static void evacuate_runtime(struct agent_runtime *runtime, uint64_t now_ns)
 			runtime->tell_groups = true;
 		} else if (!group_has_repair(runtime, g) &&
 			   column_retire_group(&runtime->catalog, g)) {
+			AGENT_DIE("repair.retired");
 			log_info("agent: retired pid=%lld group=%u", (long long)runtime->pid, g);
 			groups_retire(runtime, g);
 			for (unsigned i = 0; i < agent->members_count; i++)

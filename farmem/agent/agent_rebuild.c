@@ -233,6 +233,7 @@ static void rebuild_answered(void *context, const struct ctl_result *result)
 		call_put(call);
 		return;
 	}
+	AGENT_DIE("repair.answered");
 	if (error == 0) {
 		repair->target_failures = 0;
 		sources_blame(call, &rebuilt);

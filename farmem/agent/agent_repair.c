@@ -272,7 +272,9 @@ static void repair_commit(struct repair *repair)
 	struct agent_column *column = &runtime->groups[repair->group].columns[repair->position];
 	const struct agent_column was = *column;
 	struct catalog_place old;
+	AGENT_DIE("repair.done");
 	column_commit(&repair->job, &old);
+	AGENT_DIE("repair.committed");
 	*column = (struct agent_column){(uint16_t)repair->node, false, repair->capability};
 	repair->held = false; /* the group's now */
 	if (agent->nodes[was.node].state != NODE_DOWN)
@@ -310,6 +312,7 @@ static void fence_answered(void *context, const struct ctl_result *result)
 		return;
 	}
 	struct catalog_place next = {.node = (uint16_t)repair->node, .capability = renewed};
+	AGENT_DIE("repair.fenced");
 	repair->capability = renewed;
 	column_renew(&repair->job, &next);
 	repair->doubt = false;
@@ -401,6 +404,7 @@ static void repair_begin_column(struct repair *repair)
 	atomic_store_explicit(&runtime->catalog.repairs[repair->job.repair].started_ns,
 		agent_realtime_ns(), memory_order_relaxed);
 	repair->phase = REPAIR_WORKING;
+	AGENT_DIE("repair.begun");
 	repair_advance(repair);
 }
 
@@ -430,6 +434,7 @@ static void reserve_answered(void *context, const struct ctl_result *result)
 	member->load.free_bytes -= FM_MIN(repair->region_bytes, member->load.free_bytes);
 	repair->held = true;
 	repair->capability = capability;
+	AGENT_DIE("repair.reserved");
 	repair_begin_column(repair);
 }
 
@@ -768,11 +773,11 @@ void repair_adopt(struct agent_runtime *runtime)
 			adopt_job(runtime, &job);
 	}
 	for (unsigned g = 0; g < runtime->groups_count; g++) {
-		const struct agent_group *group = &runtime->groups[g];
-		/* Its leases may not have been given back yet. */
-		if (atomic_load_explicit(&runtime->catalog.groups[g].state, memory_order_acquire) ==
-			GROUP_RETIRED)
+		struct agent_group *group = &runtime->groups[g];
+		if (group->retired) {
+			group->retired = false; /* its leases may not have been given back yet */
 			groups_retire(runtime, g);
+		}
 		for (unsigned p = 0; p < (unsigned)group->k + group->m; p++)
 			adopt_stale(runtime, g, p);
 	}

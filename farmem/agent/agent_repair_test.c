@@ -41,8 +41,9 @@ static void node_start(struct node *node, int port, const char *host_id)
 	snprintf(listen_text, sizeof listen_text, "127.0.0.1:%d", port);
 	char *argv[] = {path, (char[]){"--listen"}, listen_text, (char[]){"--data-listen"},
 		(char[]){"127.0.0.1:0"}, (char[]){"--memory"}, (char[]){"256M"},
-		(char[]){"--host-id"}, (char *)(uintptr_t)host_id, (char[]){"--ready-fd"},
-		(char[]){"9"}, (char[]){"--owner-fd"}, (char[]){"8"}, NULL};
+		(char[]){"--keepalive"}, (char[]){"4s"}, (char[]){"--host-id"},
+		(char *)(uintptr_t)host_id, (char[]){"--ready-fd"}, (char[]){"9"},
+		(char[]){"--owner-fd"}, (char[]){"8"}, NULL};
 	if (owner[1] == 0)
 		CHECK_EQ(pipe2(owner, O_CLOEXEC), 0); /* nodes of a failed case end with us */
 	CHECK_EQ(pipe2(fds, O_CLOEXEC), 0);
@@ -631,6 +632,97 @@ TEST(scrubbing_reads_everything_and_finds_the_one_wrong_slot)
 		CHECK(wanted == 0 || wanted == places[77].ssid.v + 1);
 	}
 	store_end();
+}
+
+/* ---- agents that die ---- */
+
+/* Of all nodes of the list. */
+static uint64_t leased_everywhere(void)
+{
+	uint64_t total = 0;
+	char address[64];
+	for (unsigned i = 0; i < NODES_MAX; i++) {
+		snprintf(address, sizeof address, "127.0.0.1:%d", nodes[i].port);
+		total += nodes[i].pid != 0 ? leased_at(address) : 0;
+	}
+	return total;
+}
+
+/* What the groups hold, and nothing besides. */
+static bool nothing_leaked(struct runtime *r, uint64_t unused)
+{
+	uint64_t columns = 0;
+	(void)unused;
+	for (unsigned g = 0; g < r->catalog.header->groups_count; g++)
+		if (atomic_load(&r->catalog.groups[g].state) != GROUP_RETIRED)
+			columns += (uint64_t)r->catalog.groups[g].k + r->catalog.groups[g].m;
+	return leased_everywhere() == columns * STORE_REGION;
+}
+
+/* A repair, a drain, an evacuation; somewhere in them the worker dies. */
+static void scenario(void)
+{
+	tree_begin();
+	nodes_start(6);
+	char host[2] = {'g', '\0'};
+	node_start(&nodes[6], 0, host);
+	snprintf(list + strlen(list) - 1, sizeof list - strlen(list), ",127.0.0.1:%d\n",
+		nodes[6].port);
+	store_begin(4, 2, list);
+	store_pages(1000);
+	(void)kill_column(0, 1);
+	check_whole();
+	unsigned gone = kill_column(0, 2); /* and now there are five */
+	CHECK(pump(runtime, state_is, 0 << 8 | GROUP_EVACUATE));
+	move_out();
+	CHECK(pump(runtime, state_is, 0 << 8 | GROUP_RETIRED));
+	check_whole();
+	host[0] = (char)('a' + gone);
+	node_start(&nodes[gone], nodes[gone].port, host);
+	CHECK(pump(runtime, state_is, 1 << 8 | GROUP_EVACUATE));
+	move_out();
+	check_whole();
+	CHECK(pump(runtime, nothing_leaked, 0));
+	CHECK_EQ(atomic_load(&core.catalog.stats->agent_starts), 2); /* it did die */
+	store_end();
+}
+
+static const char *const dying_places[] = {"repair.reserved", "repair.begun", "repair.answered",
+	"repair.done", "repair.committed", "repair.retired"};
+
+static pid_t scenario_start(const char *place)
+{
+	char self[] = "/proc/self/exe", word[] = "a_worker_killed_anywhere", faults[64];
+	char *argv[] = {self, word, NULL};
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid != 0)
+		return pid;
+	snprintf(faults, sizeof faults, "agent.die.%s=1", place);
+	setenv("FARMEM_FAULTS", faults, 1);
+	execv(self, argv);
+	_exit(127);
+}
+
+TEST(a_worker_killed_anywhere_in_it_changes_nothing)
+{
+	pid_t pids[FM_ARRAY_COUNT(dying_places)];
+	unsigned failed = 0;
+	if (getenv("FARMEM_FAULTS") != NULL) {
+		scenario();
+		CHECK(await_end(agents[--agents_count], WAIT_NS));
+		return;
+	}
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(dying_places); i++)
+		pids[i] = scenario_start(dying_places[i]);
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(dying_places); i++) {
+		int status = -1;
+		CHECK_EQ(waitpid(pids[i], &status, 0), pids[i]);
+		if (status != 0)
+			printf("     %s: status %d\n", dying_places[i], status);
+		failed += status != 0;
+	}
+	CHECK_EQ(failed, 0);
 }
 
 TEST(every_agent_has_ended_and_left_nothing_behind)

@@ -7,11 +7,15 @@
  */
 #include "farmem/agent/audit.h"
 
-#include <string.h>
+#include "base/assert.h"
 
 #define RECORDS_PROGRESS 4096u
 #define RECORDS_RETRIES 16
 #define GEN_MASK 0xffffull
+#define AUDIT_RECORD_BYTES_MAX 320u
+
+FM_BUILD_ASSERT(8 + 4 * EC_K_MAX + 4 * EC_N_MAX + (20 * EC_N_MAX + 7) / 8 <= AUDIT_RECORD_BYTES_MAX,
+	"the widest record fits");
 
 static struct record records_at(const struct audit *audit, uint32_t ssid)
 {
@@ -32,24 +36,40 @@ static bool records_same_use(uint64_t a, uint64_t b)
 	       record_hdr_group(a) == record_hdr_group(b);
 }
 
+/*
+ * The runtime fills a record with plain stores, and may do so while we copy: then hdr tells, and
+ * the copy is thrown away. TSan knows nothing of that.
+ */
+__attribute__((no_sanitize("thread"))) static void records_copy(
+	struct record from, uint64_t *words, uint32_t stride)
+{
+	const _Atomic uint64_t *source = record_hdr(from);
+	for (uint32_t i = 0; i < stride / sizeof(uint64_t); i++)
+		words[i] = atomic_load_explicit(&source[i], memory_order_relaxed);
+}
+
 bool audit_read_record(const struct audit *audit, uint32_t ssid, struct audit_record *record)
 {
-	struct record r = records_at(audit, ssid);
+	const struct record from = records_at(audit, ssid);
+	uint64_t words[AUDIT_RECORD_BYTES_MAX / sizeof(uint64_t)];
+	struct record r = {(uint8_t *)words, from.k, from.n};
 	for (unsigned i = 0; i < RECORDS_RETRIES; i++) {
-		uint64_t before = record_load(r);
+		uint64_t before = record_load(from);
 		record->hdr = before;
 		if (!records_readable(before))
 			return false;
+		records_copy(from, words, audit->record_stride);
+		atomic_thread_fence(memory_order_acquire);
+		record->hdr = record_load(from);
+		if (!records_same_use(before, record->hdr))
+			continue;
 		for (unsigned pos = 0; pos < audit->code_k; pos++)
 			record->owner[pos] = record_owner(r, pos);
 		for (unsigned pos = 0; pos < audit->code_n; pos++) {
 			record->crc[pos] = record_crc(r, pos);
 			record->slot[pos] = record_slot(r, pos);
 		}
-		atomic_thread_fence(memory_order_acquire);
-		record->hdr = record_load(r);
-		if (records_same_use(before, record->hdr))
-			return true;
+		return true;
 	}
 	return false;
 }

@@ -25,6 +25,10 @@ struct fault_entry {
 
 _Atomic uint32_t fault_points_on;
 
+/* Made by the linker where there is any point at all. */
+extern struct fault_point *const __start_fm_fault_points[] __attribute__((weak));
+extern struct fault_point *const __stop_fm_fault_points[] __attribute__((weak));
+
 static struct fault_entry fault_entries[FAULT_POINTS_MAX];
 static _Atomic uint32_t fault_entries_count; /* release: pairs with the acquire of readers */
 static _Atomic uint64_t fault_fired;
@@ -158,6 +162,34 @@ unsigned fault_list(const char **names, uint64_t *counts, unsigned max)
 			names[found] = fault_entries[i].name;
 			counts[found] = counted;
 		}
+		found++;
+	}
+	return found;
+}
+
+/* The first name that comes after `last`, or NULL. */
+static const char *fault_next_linked(const char *last)
+{
+	const char *next = NULL;
+
+	for (struct fault_point *const *at = __start_fm_fault_points; at != __stop_fm_fault_points;
+		at++) {
+		const char *name = (*at)->name;
+
+		if (strcmp(name, last) > 0 && (next == NULL || strcmp(name, next) < 0))
+			next = name;
+	}
+	return next;
+}
+
+unsigned fault_list_linked(const char **names, unsigned max)
+{
+	unsigned found = 0;
+
+	for (const char *name = fault_next_linked(""); name != NULL;
+		name = fault_next_linked(name)) {
+		if (found < max)
+			names[found] = name;
 		found++;
 	}
 	return found;

@@ -92,6 +92,20 @@ TEST(the_list_names_what_was_passed_while_counting)
 	CHECK_EQ(fault_list(names, counts, 1), 2);
 }
 
+TEST(the_list_of_linked_points_knows_also_those_never_passed)
+{
+	const char *names[8];
+
+	CHECK_EQ(fault_list_linked(names, 8), 4);
+	CHECK_STR_EQ(names[0], "test.alpha"); /* two places, one name */
+	CHECK_STR_EQ(names[1], "test.beta");
+	CHECK_STR_EQ(names[2], "test.never-passed");
+	CHECK_STR_EQ(names[3], "test.no-room-for-this");
+	CHECK_EQ(fault_list_linked(names, 1), 4);
+	if (fault_points_on == UINT32_MAX)
+		CHECK(FAULT_POINT("test.never-passed"));
+}
+
 TEST(text_arms_several_points_some_of_them_persistent)
 {
 	fault_disarm_all();

@@ -134,6 +134,10 @@ struct audit_record {
 /* False: it kept changing, or (all but hdr is then void) it is FREE or FILLING. */
 bool audit_read_record(const struct audit *audit, uint32_t ssid, struct audit_record *record);
 
+/* The same of one data position only. */
+bool audit_read_owner(
+	const struct audit *audit, uint32_t ssid, unsigned pos, uint64_t *hdr, uint32_t *owner);
+
 /* ---- between the files of the audit ---- */
 void audit_found(struct audit *audit, struct audit_finding finding);
 struct audit_finding audit_finding(enum audit_kind kind);

@@ -74,6 +74,31 @@ bool audit_read_record(const struct audit *audit, uint32_t ssid, struct audit_re
 	return false;
 }
 
+/* Four bytes of a record, for the words: there are more of those. */
+__attribute__((no_sanitize("thread"))) static uint32_t records_peek(
+	struct record from, unsigned offset)
+{
+	return atomic_load_explicit((const _Atomic uint32_t *)(const void *)(from.bytes + offset),
+		memory_order_relaxed);
+}
+
+bool audit_read_owner(
+	const struct audit *audit, uint32_t ssid, unsigned pos, uint64_t *hdr, uint32_t *owner)
+{
+	const struct record from = records_at(audit, ssid);
+	for (unsigned i = 0; i < RECORDS_RETRIES; i++) {
+		uint64_t before = record_load(from);
+		if (!records_readable(before))
+			return false;
+		*owner = records_peek(from, 8 + 4 * pos); /* record_owner */
+		atomic_thread_fence(memory_order_acquire);
+		*hdr = record_load(from);
+		if (records_same_use(before, *hdr))
+			return true;
+	}
+	return false;
+}
+
 /* ---- A1 ---- */
 
 static bool records_make_sense(const struct audit *audit, const struct audit_record *r)

@@ -15,17 +15,17 @@
 
 static enum audit_kind word_judge(const struct audit *audit, struct span_word w, uint64_t page)
 {
-	struct audit_record r;
-	uint32_t pos = span_pos(w);
+	uint32_t pos = span_pos(w), owner;
+	uint64_t hdr;
 	/* A claim, a release or live bits of others may change hdr: never the reference itself. */
 	if (span_ssid(w) >= audit->records_used || pos >= audit->code_k ||
-		!audit_read_record(audit, span_ssid(w), &r))
+		!audit_read_owner(audit, span_ssid(w), pos, &hdr, &owner))
 		return AUDIT_WORD_DANGLES;
-	enum record_state state = record_hdr_state(r.hdr);
+	enum record_state state = record_hdr_state(hdr);
 	if ((state != RECORD_STABLE && state != RECORD_CLAIMED) ||
-		!(record_hdr_live(r.hdr) & (1u << pos)))
+		!(record_hdr_live(hdr) & (1u << pos)))
 		return AUDIT_WORD_DANGLES;
-	return r.owner[pos] == page ? AUDIT_KINDS : AUDIT_WORD_FOREIGN;
+	return owner == page ? AUDIT_KINDS : AUDIT_WORD_FOREIGN;
 }
 
 static void word_check(struct audit *audit, struct span_word w, uint32_t page)

@@ -456,9 +456,9 @@ static struct repair *repair_make(struct agent_runtime *runtime, unsigned group,
 	repair->node = member->node;
 	repair->begun_ns = clock_now_ns();
 	member->repairs_in++;
-	if (all->count == 0)
-		throttle_begin(repair->agent, repair->begun_ns);
 	all->repairs[all->count++] = repair;
+	if (all->count == 1)
+		throttle_begin(repair->agent, repair->begun_ns);
 	return repair;
 }
 
@@ -518,6 +518,8 @@ static void need_in_group(
 {
 	const struct agent_group *group = &runtime->groups[index];
 	const unsigned n = (unsigned)group->k + group->m;
+	const uint32_t state =
+		atomic_load_explicit(&runtime->catalog.groups[index].state, memory_order_acquire);
 	uint64_t lost = 0;
 	if (group->retired || now_ns < repair_group_at(runtime, index)->not_before_ns)
 		return;
@@ -530,6 +532,9 @@ static void need_in_group(
 		uint32_t used = atomic_load_explicit(
 			&runtime->catalog.groups[index].columns[p].used, memory_order_relaxed);
 		uint64_t rank = (uint64_t)is_lost << 62 | lost << 48 | (used + 1ull);
+		/* Nothing is in it and nothing comes any more. */
+		if (used == 0 && state == GROUP_EVACUATE)
+			continue;
 		if (rank <= best->rank || repair_of(runtime, index, p) != NULL ||
 			(is_lost && group_is_hopeless(runtime, index)))
 			continue;

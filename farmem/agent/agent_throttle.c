@@ -1,11 +1,12 @@
 /*
  * farmem/agent/agent_throttle.c: how fast columns are rebuilt.
  *
- * With an idle program: as fast as the nodes can. With a busy one: so fast that it keeps
- * THROTTLE_TARGET of its throughput. That is measured, not modelled: time is cut into slices; in
- * most of them columns are rebuilt, and now and then comes a short one in which no call is under
- * way. What the program does per second in the one kind, by what it does in the other, is what
- * rebuilding costs it; the cost grows with the rate, so the limit follows from the two.
+ * With an idle program: as fast as the nodes can. With a busy one: so fast that it keeps most of
+ * its throughput, nearly all of it when only a drain is under way. That is measured, not modelled:
+ * time is cut into slices; in most of them columns are rebuilt, and now and then comes a short one
+ * in which no call is under way. What the program does per second in the one kind, by what it does
+ * in the other, is what rebuilding costs it; the cost grows with the rate, so the limit follows
+ * from the two.
  *
  *     RUN (short at first) -> calls in flight end -> ALONE -> limit -> RUN ...
  *
@@ -30,10 +31,37 @@
 #define SLICE_IDLE_NS (50 * NS_PER_MS) /* looks whether an idle program has become busy */
 #define ENDING_NS (5 * NS_PER_MS)      /* looks whether calls have ended */
 #define BUSY_EVENTS_PER_S 500.0
-#define THROTTLE_TARGET 0.86 /* of its throughput; promised are 0.8, and the ALONE slices help */
-#define THROTTLE_GOOD 0.93   /* then there is room for more */
 #define LIMIT_MIN (32ull << 20)
+#define LIMIT_GENTLE_FIRST (64ull << 20)
+#define LIMIT_GENTLE_MIN (16ull << 20)
 #define CALL_TARGET_NS (50 * NS_PER_MS) /* calls are so short that they can be ended by waiting */
+
+/* Shares of the program's throughput: less than `low` is too little, more than `high` leaves room.
+ */
+struct goal {
+	double low, high;
+	uint64_t limit_first, limit_min; /* while it is busy; 0: none */
+};
+
+/* Promised are 0.8, and the ALONE slices help. */
+static const struct goal goal_urgent = {0.86, 0.93, 0, LIMIT_MIN};
+/* A drain that nobody waits for. */
+static const struct goal goal_gentle = {0.96, 0.99, LIMIT_GENTLE_FIRST, LIMIT_GENTLE_MIN};
+
+static const struct goal *goal_now(const struct agent *agent)
+{
+	const struct repair_agent *all = agent->repair;
+	for (unsigned i = 0; i < all->count; i++) {
+		const struct repair *repair = all->repairs[i];
+		const struct agent_column *column =
+			&repair->runtime->groups[repair->group].columns[repair->position];
+		/* What is lost is urgent, and a node that leaves by itself does not wait for long.
+		 */
+		if (column->lost || agent->members[agent->nodes[column->node].member].drain_said)
+			return &goal_urgent;
+	}
+	return &goal_gentle;
+}
 
 static uint64_t events_now(const struct agent *agent)
 {
@@ -78,15 +106,15 @@ static double smooth(double before, double now)
 }
 
 /* Both kinds have been measured. What it costs is taken to grow with the rate. */
-static void limit_turn(struct throttle *t)
+static void limit_turn(struct throttle *t, const struct goal *goal)
 {
 	double share = t->alone > 0 ? t->together / t->alone : 1;
 	double limit = (double)t->limit_bytes_per_s;
-	if (share < THROTTLE_TARGET) {
-		double part = (1 - THROTTLE_TARGET) / (1 - share);
+	if (share < goal->low) {
+		double part = (1 - goal->low) / (1 - share), least = (double)goal->limit_min;
 		limit = t->rate * (part > 0.25 ? part : 0.25);
-		limit = limit > (double)LIMIT_MIN ? limit : (double)LIMIT_MIN;
-	} else if (share > THROTTLE_GOOD) {
+		limit = limit > least ? limit : least;
+	} else if (share > goal->high) {
 		/* One that is far above what is done is none. */
 		limit = limit > 4 * t->rate ? 0 : limit * 1.5;
 	}
@@ -96,28 +124,31 @@ static void limit_turn(struct throttle *t)
 		(unsigned long long)(t->limit_bytes_per_s >> 20));
 }
 
-static void become_busy(struct throttle *t, bool busy)
+static void become_busy(struct throttle *t, bool busy, const struct goal *goal)
 {
 	if (busy == t->busy)
 		return;
 	t->busy = busy;
 	t->alone = t->together = 0;
-	t->limit_bytes_per_s = 0;
+	t->limit_bytes_per_s = busy ? goal->limit_first : 0;
 	log_debug("agent: throttle busy=%d", busy);
 }
 
 /* A slice is over: what was it, what comes next? */
-static void slice_turn(struct throttle *t, struct slice slice, uint64_t now_ns)
+static void slice_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 {
+	struct throttle *t = &agent->repair->throttle;
+	const struct goal *goal = goal_now(agent);
 	double events = slice.events_per_s;
 	if (t->paused) {
 		t->alone = smooth(t->alone, events);
-		limit_turn(t);
+		limit_turn(t, goal);
 	} else {
 		t->together = smooth(t->together, events);
 		t->rate = slice.bytes_per_s;
 	}
-	become_busy(t, events >= BUSY_EVENTS_PER_S || (t->busy && t->alone >= BUSY_EVENTS_PER_S));
+	become_busy(
+		t, events >= BUSY_EVENTS_PER_S || (t->busy && t->alone >= BUSY_EVENTS_PER_S), goal);
 	t->paused = t->busy && !t->paused;
 	t->ending = t->paused;
 	t->until_ns = now_ns + (t->ending                          ? ENDING_NS
@@ -128,8 +159,10 @@ static void slice_turn(struct throttle *t, struct slice slice, uint64_t now_ns)
 
 void throttle_begin(struct agent *agent, uint64_t now_ns)
 {
+	struct throttle *t = &agent->repair->throttle;
 	(void)slice_end(agent, now_ns);
-	agent->repair->throttle.until_ns = now_ns + SLICE_FIRST_NS;
+	t->limit_bytes_per_s = t->busy ? goal_now(agent)->limit_first : 0;
+	t->until_ns = now_ns + SLICE_FIRST_NS;
 }
 
 void throttle_look(struct agent *agent, uint64_t now_ns, unsigned calls_running)
@@ -151,7 +184,7 @@ void throttle_look(struct agent *agent, uint64_t now_ns, unsigned calls_running)
 		t->ending = calls_running > 0;
 		t->until_ns = now_ns + (t->ending ? ENDING_NS : SLICE_ALONE_NS);
 	} else {
-		slice_turn(t, slice, now_ns);
+		slice_turn(agent, slice, now_ns);
 	}
 }
 

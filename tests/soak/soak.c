@@ -86,14 +86,17 @@ static _Noreturn void soak_usage(const char *wrong)
 	if (wrong)
 		fprintf(stderr, "soak: %s\n", wrong);
 	fprintf(wrong ? stderr : stdout,
-		"usage: soak [--minutes N] [--seed S] [--transport tcp|shm] [--netns] [--keep]\n"
+		"usage: soak [--minutes N] [--seed S] [--transport tcp|shm] [--netns] [--keep] "
+		"[--beyond]\n"
 		"  --minutes N    of chaos, 0.5 or 600 (default 5)\n"
 		"  --seed S       decides what is struck, and in which order (default 1)\n"
 		"  --transport    tcp: nodes of our own (default); shm: nodes embedded by the "
 		"agents\n"
 		"  --netns        each node in a network namespace, and cut off now and then\n"
 		"                 (tcp, root)\n"
-		"  --keep         keeps the scratch directory, with all logs\n");
+		"  --keep         keeps the scratch directory, with all logs\n"
+		"  --beyond       kills m + 1 nodes at once: the soak must fail, or it sees "
+		"nothing\n");
 	exit(wrong ? 2 : 0);
 }
 
@@ -107,6 +110,8 @@ static void soak_read_options(int argc, char **argv)
 			soak_usage(NULL);
 		if (strcmp(word, "--netns") == 0) {
 			soak.options.netns = true;
+		} else if (strcmp(word, "--beyond") == 0) {
+			soak.options.beyond = true;
 		} else if (strcmp(word, "--keep") == 0) {
 			soak.options.keep = true;
 		} else if (value && strcmp(word, "--minutes") == 0) {
@@ -239,7 +244,7 @@ static void soak_clean_up(void)
 	while (waitpid(-1, NULL, WNOHANG) > 0)
 		;
 	net_end();
-	if (soak.failed || soak.options.keep) {
+	if ((soak.failed && !soak.options.beyond) || soak.options.keep) {
 		printf("kept: %s\n", soak.scratch);
 	} else {
 		const char *const words[] = {"rm", "-rf", soak.scratch, NULL};

@@ -53,6 +53,7 @@ struct soak_options {
 	double minutes;
 	uint64_t seed;
 	bool shm, netns, keep;
+	bool beyond; /* breaks the rule of the game on purpose */
 };
 
 enum place_phase {

@@ -588,10 +588,29 @@ static void deck_shuffle(void)
 	}
 }
 
+/* The proof that the soak sees: more hosts of one program at once than the code can bear. */
+static void chaos_go_beyond(void)
+{
+	unsigned killed = 0;
+
+	for (unsigned i = 0; i < soak.places_count && killed <= SOAK_OUT_MAX; i++) {
+		const struct place *place = &soak.places[i];
+		pid_t pid = place_columns(place) > 0 ? place_pid(place) : 0;
+
+		if (pid > 0 && kill(pid, SIGKILL) == 0)
+			killed++;
+		if (pid > 0)
+			soak.places[i].phase = PLACE_DEAD;
+	}
+	soak_say("%u nodes are killed at once", killed);
+}
+
 void chaos_begin(void)
 {
 	deck_shuffle();
 	due_ns = clock_now_ns() + NS_PER_S;
+	if (soak.options.beyond)
+		chaos_go_beyond();
 }
 
 static void chaos_stuck(const struct kind *kind)

@@ -275,7 +275,7 @@ static void soak_summarize(void)
 		soak_fail("only %llu pages came back from far memory: nothing was tested",
 			(unsigned long long)swap_in);
 	printf("memory: %u lives of agents and nodes; worst slope of those over %llu s: %.0f KiB a "
-	       "minute%s%s (bound %.0f); worst growth %.0f KiB (bound of shorter ones %.0f)\n",
+	       "minute%s%s (bound %.0f); worst growth of shorter ones %.0f KiB (bound %.0f)\n",
 		soak.lives, (unsigned long long)(SOAK_LONG_NS / NS_PER_S), soak.slope_worst,
 		soak.slope_who[0] ? " of " : "", soak.slope_who, SOAK_SLOPE_MAX_KIB_PER_MIN,
 		soak.growth_worst, SOAK_GROWTH_MAX_KIB);

@@ -45,9 +45,14 @@
 #define SOAK_LEASES_NS (40 * NS_PER_S)  /* leases must be back by then */
 #define SOAK_GONE_NS (20 * NS_PER_S)    /* agents and embedded nodes have ended */
 #define SOAK_WARM_NS (15 * NS_PER_S)    /* of a process, before its memory is judged */
-#define SOAK_LONG_NS (60 * NS_PER_S)    /* lives from which a slope is judged */
+/*
+ * Memory is judged by its floor: the least of the last third of a life against the least of the
+ * first. A node that rebuilds takes memory for that and gives it back (memnode/offload.h): in a
+ * short life there may be no moment without.
+ */
+#define SOAK_LONG_NS (120 * NS_PER_S) /* lives from which a slope is judged */
 #define SOAK_SLOPE_MAX_KIB_PER_MIN 1024.0
-#define SOAK_GROWTH_MAX_KIB 8192.0 /* of shorter lives */
+#define SOAK_GROWTH_MAX_KIB 32768.0 /* of shorter lives */
 
 struct soak_options {
 	double minutes;

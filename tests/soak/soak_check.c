@@ -11,6 +11,7 @@
 #include "tests/soak/soak.h"
 
 #define LIVES_MAX 96
+#define SAMPLES_MAX 240 /* even */
 #define SAMPLE_NS NS_PER_S
 #define AUDIT_NS (10 * NS_PER_S)
 #define INSPECT_NS (60 * NS_PER_S)
@@ -130,60 +131,71 @@ void check_leases(void)
 
 /* ---- memory ---- */
 
-/* Of one process: least squares over its samples, once it is warm. */
+/* Of one process, since it is warm. When the table is full, pairs become their least. */
 struct life {
 	pid_t pid;
 	char who[32];
 	uint64_t born_ns;
 	bool seen;
-	double count, t, y, tt, ty; /* sums; minutes and KiB */
-	double first, last, span;
+	double kib[SAMPLES_MAX];
+	unsigned count;
+	unsigned every, skipped; /* a place in the table is the least of so many samples */
+	double span;             /* minutes */
 };
 static struct life lives[LIVES_MAX];
 
-static double life_slope(const struct life *life)
+static double least_of(const double *kib, unsigned count)
 {
-	double spread = life->count * life->tt - life->t * life->t;
+	double least = kib[0];
 
-	return spread > 0 ? (life->count * life->ty - life->t * life->y) / spread : 0;
+	for (unsigned i = 1; i < count; i++)
+		least = kib[i] < least ? kib[i] : least;
+	return least;
 }
 
 static void life_judge(struct life *life)
 {
-	double growth = life->last - life->first, slope = life_slope(life);
+	unsigned third = life->count / 3;
 	bool is_long = life->span * 60 >= (double)SOAK_LONG_NS / 1e9;
+	double growth, slope;
 
 	life->pid = 0;
-	if (life->count < 5)
+	if (third == 0)
 		return;
+	growth = least_of(life->kib + life->count - third, third) - least_of(life->kib, third);
+	slope = growth / (life->span * 2 / 3);
 	soak.lives++;
-	if (growth > soak.growth_worst)
+	if (!is_long && growth > soak.growth_worst)
 		soak.growth_worst = growth;
 	if (is_long && slope > soak.slope_worst) {
 		soak.slope_worst = slope;
 		snprintf(soak.slope_who, sizeof soak.slope_who, "%s", life->who);
 	}
 	if (is_long ? slope > SOAK_SLOPE_MAX_KIB_PER_MIN : growth > SOAK_GROWTH_MAX_KIB)
-		soak_fail("memory of %s grew by %.0f KiB in %.1f min, %.0f KiB a minute", life->who,
-			growth, life->span, slope);
+		soak_fail(
+			"memory of %s grew by %.0f KiB in %.1f min", life->who, growth, life->span);
 }
 
 static void life_sample(struct life *life, uint64_t now_ns)
 {
 	double kib = process_anonymous_kib(life->pid);
-	double minutes = (double)(now_ns - life->born_ns) / 60e9;
 
 	if (kib < 0 || now_ns - life->born_ns < SOAK_WARM_NS)
 		return;
-	if (life->count == 0)
-		life->first = kib;
-	life->count++;
-	life->t += minutes;
-	life->y += kib;
-	life->tt += minutes * minutes;
-	life->ty += minutes * kib;
-	life->last = kib;
-	life->span = minutes - (double)SOAK_WARM_NS / 60e9;
+	life->span = (double)(now_ns - life->born_ns - SOAK_WARM_NS) / 60e9;
+	if (life->skipped++ % life->every != 0) {
+		double *last = &life->kib[life->count - 1];
+
+		*last = kib < *last ? kib : *last;
+		return;
+	}
+	if (life->count == SAMPLES_MAX) {
+		for (unsigned i = 0; i < SAMPLES_MAX / 2; i++)
+			life->kib[i] = least_of(life->kib + 2 * (uint64_t)i, 2);
+		life->count = SAMPLES_MAX / 2;
+		life->every *= 2;
+	}
+	life->kib[life->count++] = kib;
 }
 
 static void lives_each(void *context, pid_t pid, const char *name)
@@ -202,6 +214,7 @@ static void lives_each(void *context, pid_t pid, const char *name)
 			memset(life, 0, sizeof *life);
 			life->pid = pid;
 			life->born_ns = now_ns;
+			life->every = 1;
 			snprintf(life->who, sizeof life->who, "%s %d", name, (int)pid);
 		}
 	if (!life)

@@ -13,11 +13,14 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/fault_point.h"
 
 #define MEM_HUGE_SIZE ((size_t)2 << 20)
 
 static void *mem_map_bytes(size_t bytes)
 {
+	if (FAULT_POINT("mem.map"))
+		return NULL;
 	long address = syscall(SYS_mmap, NULL, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0L);
 

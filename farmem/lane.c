@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "farmem/slot.h"
@@ -51,6 +52,8 @@ static int lane_mend(
 	const struct catalog_node *node = &lane->core->catalog.nodes[place->node];
 	if (now < lane->node_retry_ns[place->node])
 		return -EAGAIN;
+	if (*region == NULL ? FAULT_POINT("lane.attach") : FAULT_POINT("lane.fence"))
+		return -ETIMEDOUT;
 	if (*region == NULL)
 		return fabric_attach(lane->queue, node->endpoint, &place->capability,
 			now + LANE_ATTACH_NS, region);
@@ -84,7 +87,7 @@ static bool lane_retire(struct lane *lane, struct lane_way *way)
 		return true;
 	if (lane->stale_count == LANE_STALE_MAX)
 		lane_sweep(lane);
-	if (lane->stale_count == LANE_STALE_MAX)
+	if (lane->stale_count == LANE_STALE_MAX || FAULT_POINT("lane.retire"))
 		return false;
 	lane->stale[lane->stale_count++] = way->region;
 	*way = (struct lane_way){NULL, 0, 0, 0};

@@ -4,6 +4,7 @@
 #include "farmem/record.h"
 
 #include "base/assert.h"
+#include "base/fault_point.h"
 #include "farmem/slot.h"
 
 #define RECORD_SLOT_BITS 20u
@@ -47,6 +48,8 @@ struct ssid record_alloc(struct core *core)
 {
 	struct reclaim *rc = &core->reclaim;
 	struct ssid id = ssid_none();
+	if (FAULT_POINT("record.alloc"))
+		return id;
 	pthread_mutex_lock(&rc->lock);
 	if (rc->free_count > 0)
 		id.v = rc->free_ssids[--rc->free_count];
@@ -99,7 +102,8 @@ void record_clear_live(struct core *core, struct ssid id, unsigned pos)
 		  record_hdr_state(before) == RECORD_CLAIMED);
 	FM_ASSERT((before & bit) != 0); /* R2: cleared once, by its owner */
 	/* A full ring loses nothing: repack's sweep finds dead records too. */
-	if (record_hdr_live(before & ~bit) == 0 && record_hdr_state(before) == RECORD_STABLE)
+	if (record_hdr_live(before & ~bit) == 0 && record_hdr_state(before) == RECORD_STABLE &&
+		!FAULT_POINT("record.dead"))
 		(void)ring_push(&core->reclaim.dead, id.v);
 }
 
@@ -147,7 +151,7 @@ bool record_retire(struct core *core, struct ssid id)
 	FM_ASSERT_EQ(record_hdr_state(hdr), RECORD_CLAIMED);
 	FM_ASSERT_EQ(record_hdr_live(hdr), 0); /* R3 */
 	pthread_mutex_lock(&rc->lock);
-	room = rc->limbo_tail - rc->limbo_head < CORE_LIMBO_MAX;
+	room = rc->limbo_tail - rc->limbo_head < CORE_LIMBO_MAX && !FAULT_POINT("record.limbo");
 	if (room) {
 		atomic_store_explicit(
 			record_hdr(r), record_turned(hdr, RECORD_LIMBO), memory_order_release);

@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "base/assert.h"
+#include "base/fault_point.h"
 #include "base/mem.h"
 
 struct group_slots {
@@ -114,7 +115,7 @@ int slot_take(struct core *core, struct group_id group, unsigned count, uint32_t
 	struct group_slots *g = slot_group(core, group);
 	int rc = 0;
 	FM_ASSERT_LE(count, SLOT_TAKE_MAX);
-	if (g == NULL)
+	if (g == NULL || FAULT_POINT("slot.take"))
 		return -ENOMEM;
 	pthread_mutex_lock(&g->lock);
 	for (unsigned pos = 0; pos < g->columns; pos++)

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/fault_point.h"
 #include "farmem/record.h"
 
 /* ---- checks: C6 ---- */
@@ -285,7 +286,7 @@ int column_begin(struct column_job *job, struct catalog *catalog, uint32_t group
 	if (atomic_load_explicit(&column->repair, memory_order_acquire) != 0)
 		return -EBUSY;
 	uint32_t repair = repair_pick(catalog);
-	if (repair == COLUMN_NO_REPAIR)
+	if (repair == COLUMN_NO_REPAIR || FAULT_POINT("column.begin"))
 		return -EAGAIN;
 	job_make(job, catalog, group, position, repair);
 	if (job->slot_count > CATALOG_SLOTS_MAX || job->k < 1 || job->k > EC_K_MAX ||

@@ -70,6 +70,7 @@ struct spanset_fetch {
 	uint32_t posted, good, bad; /* bit masks over positions */
 	uint32_t pending_count;
 	int8_t workspace;
+	bool doomed; /* found beyond recall once */
 };
 
 struct lane;

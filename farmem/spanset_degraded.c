@@ -17,6 +17,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "ec/ec.h"
 
 static bool spanset_take_workspace(struct spanset_io *io, struct spanset_fetch *f)
@@ -85,6 +86,20 @@ static void spanset_hedge_judge(struct spanset_io *io, struct spanset_fetch *f)
 	spanset_set_phase(io, f, FETCH_DIRECT);
 }
 
+/* Loss is final, and columns may have come back while they were counted one after the other: it
+ * must be found twice in a row, the second time without what was thought of their bytes before. */
+static void spanset_degraded_doomed(struct spanset_io *io, struct spanset_fetch *f)
+{
+	if (f->doomed) {
+		spanset_fetch_finish(io, f, -EIO);
+		return;
+	}
+	f->doomed = true;
+	f->bad = 0;
+	spanset_workspace_release(io, f);
+	spanset_fetch_wait(io, f, clock_now_ns() + SPANSET_RETRY_NS);
+}
+
 /* All answers are in. Decode, go on, or come back later. */
 static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *f)
 {
@@ -101,14 +116,17 @@ static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *
 	}
 	if ((unsigned)__builtin_popcount(f->good) >= g->k) {
 		spanset_rebuild(io, f);
-		bool good = spanset_piece_good(io, f, f->pos, f->bytes, f->node);
-		spanset_fetch_finish(io, f, good ? 0 : -EIO);
+		if (spanset_piece_good(io, f, f->pos, f->bytes, f->node))
+			spanset_fetch_finish(io, f, 0);
+		else
+			spanset_degraded_doomed(io, f);
 		return;
 	}
 	if (spanset_beyond_m(io, f)) {
-		spanset_fetch_finish(io, f, -EIO);
+		spanset_degraded_doomed(io, f);
 		return;
 	}
+	f->doomed = false;
 	spanset_workspace_release(io, f);
 	spanset_fetch_wait(io, f, clock_now_ns() + SPANSET_RETRY_NS);
 }
@@ -131,7 +149,7 @@ static void spanset_degraded_post(
 		.offset = (uint64_t)at.slot * FM_PAGE_SIZE,
 		.tag = TAG(TAG_DEGRADED, pos, spanset_fetch_index(io, f)),
 		.deadline_ns = clock_now_ns() + io->options.fetch_deadline_ns};
-	if (fabric_post_read(region, &t) != 0)
+	if (FAULT_POINT("spanset.degraded.post") || fabric_post_read(region, &t) != 0)
 		return;
 	io->generations[f->workspace][pos] = at.generation;
 	f->posted |= 1u << pos;

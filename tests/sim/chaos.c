@@ -66,9 +66,15 @@ static unsigned chaos_hosts_down(void)
 	return down;
 }
 
+static unsigned damage_max(void)
+{
+	return sim.scenario.damage_max != 0 ? sim.scenario.damage_max : sim.scenario.m;
+}
+
 static bool within_m(uint32_t group, uint32_t damage)
 {
-	return (unsigned)__builtin_popcount(damage) <= sim.core.catalog.groups[group].m;
+	unsigned m = sim.core.catalog.groups[group].m;
+	return (unsigned)__builtin_popcount(damage) <= FM_MIN(m, damage_max());
 }
 
 bool sim_may_lose(uint32_t group, unsigned pos)
@@ -119,7 +125,7 @@ static void chaos_kill(uint32_t node)
 static void chaos_crash(void)
 {
 	uint32_t node = (uint32_t)sim_below(sim.nodes_count);
-	if (!sim.nodes[node].alive || chaos_hosts_down() >= sim.scenario.m ||
+	if (!sim.nodes[node].alive || chaos_hosts_down() >= damage_max() ||
 		sim.nodes_count >= SIM_NODES_MAX - 2 || !sim_may_lose_node(node))
 		return;
 	chaos_kill(node);
@@ -128,8 +134,7 @@ static void chaos_crash(void)
 static void chaos_part(void)
 {
 	uint32_t node = (uint32_t)sim_below(sim.nodes_count);
-	if (!sim.nodes[node].alive || sim.nodes[node].parted ||
-		chaos_hosts_down() >= sim.scenario.m)
+	if (!sim.nodes[node].alive || sim.nodes[node].parted || chaos_hosts_down() >= damage_max())
 		return;
 	sim_say("node %u cannot be reached", node);
 	sim_node_part(node, true);
@@ -185,7 +190,7 @@ static void chaos_drain(void)
 {
 	uint32_t node = (uint32_t)sim_below(sim.nodes_count);
 	struct sim_node *n = &sim.nodes[node];
-	if (!n->alive || n->leaving || chaos_hosts_down() >= sim.scenario.m ||
+	if (!n->alive || n->leaving || chaos_hosts_down() >= damage_max() ||
 		sim.nodes_count >= SIM_NODES_MAX - 2)
 		return;
 	sim_say("node %u (host %u) is to be drained", node, n->host);
@@ -259,8 +264,10 @@ static void chaos_heal(void)
 		for (uint32_t i = 0; i < sim.scenario.pages; i++)
 			sim_page(sim_program_page(i))->pinned = false;
 	}
-	if (sim.calm)
+	if (sim.calm) {
+		sim.fault_fired += fault_fired_count();
 		fault_disarm_all();
+	}
 }
 
 void sim_chaos_main(void *argument)

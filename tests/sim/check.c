@@ -371,7 +371,9 @@ void sim_check_calm(void)
 		}
 	/* A lease may be kept by nobody only where an agent died or an answer got lost. */
 	const struct sim_scenario *s = &sim.scenario;
-	if (s->agent_every_ns + s->part_every_ns + s->slow_every_ns == 0 && sim.revoked != 0)
+	bool excused = s->agent_every_ns + s->part_every_ns + s->slow_every_ns != 0 ||
+		       sim.fault_text != NULL;
+	if (!excused && sim.revoked != 0)
 		sim_fail("%llu leases were not given back", (unsigned long long)sim.revoked);
 	if (sim.scenario.never_degraded && atomic_load(&sim.core.catalog.stats->degraded_reads))
 		sim_fail("%llu reads were degraded, and no node was down",
@@ -396,7 +398,8 @@ static void check_budget(struct check_counts *n)
 	check_gauge("far_pages", n->far, atomic_load(&b->far_pages));
 	check_gauge("retained_pages", n->retained, atomic_load(&b->retained_pages));
 	/* What was flipped was told; nothing else may ever fail its CRC. */
-	if (sim.flips == 0 && atomic_load(&sim.core.catalog.stats->crc_mismatches) != 0)
+	if (sim.flips == 0 && sim.fault_text == NULL &&
+		atomic_load(&sim.core.catalog.stats->crc_mismatches) != 0)
 		sim_fail("%llu reads met a wrong CRC, and nothing was flipped",
 			(unsigned long long)atomic_load(&sim.core.catalog.stats->crc_mismatches));
 }
@@ -425,6 +428,11 @@ void sim_check_empty(void)
 {
 	for (uint32_t i = 0; i < sim.core.reclaim.fresh; i++) {
 		uint64_t hdr = record_load(record_at(&sim.core, ssid_make(i)));
+		/* The ring of dead records was full: repack finds it when there are more of them.
+		 */
+		if (record_hdr_state(hdr) == RECORD_STABLE && record_hdr_live(hdr) == 0 &&
+			sim.fault_text != NULL && strncmp(sim.fault_text, "record.dead=", 12) == 0)
+			continue;
 		if (record_hdr_state(hdr) != RECORD_FREE)
 			sim_fail("all memory was given back, record %u is in state %u, live %x", i,
 				record_hdr_state(hdr), record_hdr_live(hdr));

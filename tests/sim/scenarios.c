@@ -153,6 +153,18 @@ const struct sim_scenario sim_scenarios[] = {
 		.rebuild_slow = 10000,
 		.rebuild_mute = 50000,
 		.reuses = true},
+	{.name = "sweep",
+		.about = "a little of everything, for one failure more (sweep.c)",
+		SIM_USUAL,
+		.late = 5000,
+		.torn = 5000,
+		.crash_every_ns = 20 * NS_PER_MS,
+		.drain_every_ns = 20 * NS_PER_MS,
+		.away_ns = 10 * NS_PER_MS,
+		.rebuild_mute = 500000,
+		.orphan_keep_ns = 300 * NS_PER_MS,
+		.active_ns = 400 * NS_PER_MS,
+		.damage_max = 1},
 	{.name = "beyond",
 		.about = "m+1 hosts of a group die: loss is told, never hidden",
 		SIM_USUAL,
@@ -172,6 +184,11 @@ void sim_scenario_adjust(struct sim_scenario *s)
 		s->region_slots = 32;
 		s->node_regions = 5;
 		s->hosts_spare = 0;
+	} else if (strcmp(s->name, "sweep") == 0) {
+		s->pages = 300;
+		s->budget_pages = 100;
+		s->retain_pages = 50;
+		s->region_slots = 24;
 	} else if (strcmp(s->name, "stripes") == 0) {
 		s->stripes = s->handlers = 2;
 		s->programs = 5;

@@ -30,7 +30,7 @@
 #define SIM_LEASES_MAX 512 /* per node, ever */
 #define SIM_CALLS_MAX 32   /* Rebuilds at work */
 #define SIM_ORPHAN_KEEP_NS (3 * NS_PER_S) /* unless the scenario has another idea */
-#define SIM_CALL_ENTRIES 16 /* spansets in one */
+#define SIM_CALL_ENTRIES 16               /* spansets in one */
 #define SIM_STRIPES_MAX 2
 #define SIM_HANDLERS_MAX 2 /* per stripe */
 #define SIM_PROGRAMS_MAX 6
@@ -60,6 +60,8 @@ struct sim_scenario {
 	/* Rebuild calls, per million of their spansets: take long; of calls: get no answer */
 	uint32_t rebuild_slow, rebuild_mute;
 	uint64_t orphan_keep_ns;
+	uint64_t active_ns;  /* no more failures after so long; 0: when the steps are done */
+	unsigned damage_max; /* columns of a group, hosts, at a time; 0: m */
 	uint64_t away_ns;    /* dead hosts come back after at most so long; 0: two seconds */
 	bool long_parts;     /* the network may be gone for longer than leases are kept */
 	bool never_degraded; /* no read may be */
@@ -245,6 +247,13 @@ void sim_check_all(void);
 void sim_check_calm(void);  /* all is well for a while: redundancy is back, no lease leaked */
 void sim_check_empty(void); /* after everything was purged: nothing may be left */
 
+/* ---- sim_test.c, sweep.c ---- */
+struct sweep_report;
+/* True when the run, in a process of its own, passed. */
+bool sim_run_child(const struct sim_scenario *s, uint64_t seed);
+int sim_sweep(const struct sim_scenario *scenario, uint64_t seed, bool full);
+void sim_sweep_report(void);
+
 struct sim {
 	struct sim_scenario scenario;
 	uint64_t seed;
@@ -266,6 +275,9 @@ struct sim {
 	bool park_programs, park_others, purge_all, programs_done;
 	unsigned programs_parked, others_parked;
 	uint64_t steps_done;
+	const char *fault_text;      /* base/fault_point.h's syntax, armed when all is set up */
+	struct sweep_report *report; /* or NULL */
+	uint64_t fault_fired;
 	bool calm;   /* no more failures: wind down */
 	bool frozen; /* nobody else runs: a check is at work */
 	bool poor;   /* no node lends */

@@ -6,6 +6,7 @@
  * child sim_test --seconds S                                                    random seeds, all
  * scenarios sim_test --bug NAME --seeds N      breaks something on purpose: succeeds when a run
  * finds it
+ *   sim_test --sweep short|full              see sweep.c
  */
 #include <errno.h>
 #include <signal.h>
@@ -29,7 +30,7 @@
 #define SIM_STAGING_SLOTS 256u
 #define SIM_RUN_SECONDS_MAX 120 /* of real time */
 #define SIM_STEPS_DEFAULT 1500
-#define CALM_NS (SIM_ORPHAN_KEEP_NS + NS_PER_S)
+#define CALM_NS (sim.scenario.orphan_keep_ns + NS_PER_S)
 #define REBUILD_WORKERS 5
 
 struct sim sim;
@@ -154,11 +155,17 @@ static void go_on(void)
 		sim_sleep_ns(NS_PER_MS);
 }
 
+static bool time_is_up(void)
+{
+	return sim.scenario.active_ns != 0 && sim.now_ns > NS_PER_S + sim.scenario.active_ns;
+}
+
 static void conductor_main(void *argument)
 {
 	(void)argument;
-	for (unsigned part = 1; part <= 5; part++) {
-		while (sim.steps_done < sim.steps * part / 5)
+	/* What fails for good cannot be looked at before it is over. */
+	for (unsigned part = sim.scenario.active_ns == 0 ? 1 : 5; part <= 5; part++) {
+		while (sim.steps_done < sim.steps * part / 5 && !time_is_up())
 			sim_sleep_ns(NS_PER_MS);
 		sim.calm = part == 5;
 		stand_still();
@@ -313,8 +320,13 @@ static void run_one(void)
 	sim_fabric_open();
 	runtime_open();
 	run_spawn();
+	fault_count_all(sim.report != NULL);
+	if (sim.fault_text != NULL && fault_arm_from_text(sim.fault_text) != 0)
+		exit(2);
 	sim_run(run_is_over);
-	run_print();
+	sim_sweep_report();
+	if (sim.report == NULL)
+		run_print();
 }
 
 /* ---- many runs ---- */
@@ -367,11 +379,13 @@ void sim_print_command(void)
 	fflush(stdout);
 	if (system("git -C '" SIM_SOURCE_DIR "' describe --always --dirty 2>/dev/null") != 0)
 		printf("unknown\n");
-	printf("sim: to repeat: sim_test --scenario %s --seed %llu --steps %llu --evict %s%s%s "
+	printf("sim: to repeat: sim_test --scenario %s --seed %llu --steps %llu --evict %s%s%s%s%s "
 	       "-v\n",
 		sim.scenario.name, (unsigned long long)sim.seed, (unsigned long long)sim.steps,
 		sim.moves ? "move" : "wp", sim.bug ? " --bug " : "",
-		sim.bug ? sim_bug_names[sim.bug] : "");
+		sim.bug ? sim_bug_names[sim.bug] : "",
+		sim.fault_text && sim.fault_text[0] ? " --fault " : "",
+		sim.fault_text ? sim.fault_text : "");
 }
 
 static void on_signal(int number)
@@ -399,8 +413,7 @@ static void run_prepare(const struct sim_scenario *s, uint64_t seed)
 		exit(2);
 }
 
-/* True when the run in a child passed. */
-static bool run_child(const struct sim_scenario *s, uint64_t seed)
+bool sim_run_child(const struct sim_scenario *s, uint64_t seed)
 {
 	int status = 0;
 	fflush(stdout);
@@ -428,7 +441,7 @@ static int run_seeds(const struct sim_scenario *s, uint64_t first, uint64_t coun
 {
 	uint64_t failed = 0;
 	for (uint64_t i = 0; i < count; i++) {
-		if (run_child(s, first + i))
+		if (sim_run_child(s, first + i))
 			continue;
 		failed++;
 		if (sim.bug != BUG_NONE) {
@@ -457,7 +470,7 @@ static int run_seconds(const struct sim_scenario *only, uint64_t seconds)
 			only ? only : &sim_scenarios[sim_below(sim_scenarios_count)];
 		uint64_t seed = 1000 + sim_below(1000000000);
 		runs++;
-		failed += !run_child(s, seed);
+		failed += !sim_run_child(s, seed);
 	}
 	printf("sim: %llu of %llu runs failed\n", (unsigned long long)failed,
 		(unsigned long long)runs);
@@ -468,7 +481,8 @@ static int usage(void)
 {
 	printf("usage: sim_test [--scenario NAME] [--seed N] [--seeds N] [--seconds S] [--steps "
 	       "N]\n"
-	       "                [--evict move|wp] [--bug NAME] [-v]\nscenarios:\n");
+	       "                [--evict move|wp] [--bug NAME] [--fault NAME=N[+]]\n"
+	       "                [--sweep short|full] [-v]\nscenarios:\n");
 	for (unsigned i = 0; i < sim_scenarios_count; i++)
 		printf("  %-8s %s\n", sim_scenarios[i].name, sim_scenarios[i].about);
 	printf("bugs:");
@@ -490,6 +504,7 @@ int main(int argc, char **argv)
 {
 	const struct sim_scenario *s = NULL;
 	uint64_t seed = 1, seeds = 0, seconds = 0;
+	const char *sweep = NULL;
 	for (int i = 1; i < argc; i++) {
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
 		if (strcmp(argv[i], "-v") == 0) {
@@ -511,6 +526,14 @@ int main(int argc, char **argv)
 			continue;
 		if (strcmp(argv[i - 1], "--bug") == 0 && (sim.bug = bug_named(value)) != BUG_COUNT)
 			continue;
+		if (strcmp(argv[i - 1], "--fault") == 0 && value[0] != 0) {
+			sim.fault_text = value;
+			continue;
+		}
+		if (strcmp(argv[i - 1], "--sweep") == 0 && value[0] != 0) {
+			sweep = value;
+			continue;
+		}
 		if (strcmp(argv[i - 1], "--evict") == 0 &&
 			(strcmp(value, "move") == 0 || strcmp(value, "wp") == 0)) {
 			evict_given = value;
@@ -518,6 +541,8 @@ int main(int argc, char **argv)
 		}
 		return usage();
 	}
+	if (sweep != NULL)
+		return sim_sweep(scenario_named("sweep"), seed, strcmp(sweep, "full") == 0);
 	if (seconds > 0)
 		return run_seconds(s, seconds);
 	if (s == NULL)

@@ -15,6 +15,7 @@
 #define SAMPLE_NS NS_PER_S
 #define AUDIT_NS (10 * NS_PER_S)
 #define INSPECT_NS (60 * NS_PER_S)
+#define INSPECT_SLOW_NS (2 * NS_PER_S)
 #define INSPECT_NOTHING 3 /* exit status of farmem inspect: nothing to look at */
 
 /* ---- redundancy ---- */
@@ -78,7 +79,12 @@ static void program_audit(struct program *program, bool stopped)
 	unlink(out);
 	if (stopped)
 		kill(program->pid, SIGSTOP);
+	uint64_t started_ns = clock_now_ns();
 	status = process_run(&start, INSPECT_NS);
+	if (clock_now_ns() - started_ns > INSPECT_SLOW_NS)
+		soak_say("farmem inspect of %s (%s) took %.1f s, in which nothing was undone",
+			program->name, stopped ? "stopped" : "running",
+			(double)(clock_now_ns() - started_ns) / 1e9);
 	if (stopped && program->cont_ns == 0)
 		kill(program->pid, SIGCONT);
 	if (status == INSPECT_NOTHING || status == 0) {

@@ -43,7 +43,7 @@ static inline void node_start(struct node *node, int port, const char *host_id)
 	snprintf(listen_text, sizeof listen_text, "127.0.0.1:%d", port);
 	char *argv[] = {path, (char[]){"--listen"}, listen_text, (char[]){"--data-listen"},
 		(char[]){"127.0.0.1:0"}, (char[]){"--memory"}, (char[]){"256M"},
-		(char[]){"--keepalive"}, (char[]){"4s"}, (char[]){"--host-id"},
+		(char[]){"--keepalive"}, (char[]){"8s"}, (char[]){"--host-id"},
 		(char *)(uintptr_t)host_id, (char[]){"--ready-fd"}, (char[]){"9"},
 		(char[]){"--owner-fd"}, (char[]){"8"}, NULL};
 	if (owner[1] == 0)
@@ -62,7 +62,7 @@ static inline void node_start(struct node *node, int port, const char *host_id)
 	line[length] = '\0';
 	const char *at = strstr(line, "ctl=127.0.0.1:");
 	CHECK(at != NULL);
-	node->port = atoi(at + 14);
+	node->port = (int)strtol(at + 14, NULL, 10);
 }
 
 static inline void node_end(unsigned i, int number)
@@ -136,6 +136,11 @@ static inline void store_begin(uint32_t k, uint32_t m, const char *config)
 	core.report_suspect = on_suspect;
 	CHECK_EQ(spanset_io_open(&core, &options, &io), 0);
 	pages_count = 0;
+	/* On a busy machine some take their time, and groups would be narrower. */
+	for (unsigned i = 0, count = 0; i < NODES_MAX; i++) {
+		count += nodes[i].pid != 0;
+		CHECK(pump(runtime, has_nodes, count));
+	}
 }
 
 static int agents[16]; /* that have nothing left to do */
@@ -233,6 +238,7 @@ static inline uint64_t counter(const _Atomic uint64_t *value)
 
 /* ---- what is waited for ---- */
 
+/* Or about to be: the node is known to be down. */
 static inline unsigned columns_lost(void)
 {
 	unsigned lost = 0;
@@ -241,7 +247,9 @@ static inline unsigned columns_lost(void)
 		for (unsigned p = 0; p < (unsigned)c->groups[g].k + c->groups[g].m &&
 				     atomic_load(&c->groups[g].state) != GROUP_RETIRED;
 			p++)
-			lost += atomic_load(&c->groups[g].columns[p].lost);
+			lost += atomic_load(&c->groups[g].columns[p].lost) ||
+				node_is_down(
+					runtime, catalog_column_node(&c->groups[g].columns[p]));
 	return lost;
 }
 
@@ -264,21 +272,15 @@ static inline bool catch_repair(unsigned group, unsigned position, uint32_t gene
 	while (atomic_load(&column->repair) == 0 &&
 		atomic_load(&column->generation) == generation) {
 		CHECK(clock_now_ns() < until_ns);
-		usleep(50);
+		clock_pause(until_ns);
 	}
 	return atomic_load(&column->generation) == generation;
-}
-
-static inline bool state_is(struct runtime *r, uint64_t group_and_state)
-{
-	return atomic_load(&r->catalog.groups[group_and_state >> 8].state) ==
-	       (group_and_state & 255);
 }
 
 /* The process of the node in the catalog's entry. */
 static inline unsigned node_of(unsigned index)
 {
-	int port = atoi(strrchr(core.catalog.nodes[index].name, ':') + 1);
+	int port = (int)strtol(strrchr(core.catalog.nodes[index].name, ':') + 1, NULL, 10);
 	for (unsigned i = 0; i < NODES_MAX; i++)
 		if (nodes[i].pid != 0 && nodes[i].port == port)
 			return i;
@@ -300,7 +302,7 @@ static inline unsigned kill_column(unsigned group, unsigned position)
 	on_suspect(&core, index);
 	while (!node_is_down(runtime, index)) {
 		CHECK(clock_now_ns() < until_ns);
-		usleep(50);
+		clock_pause(until_ns);
 	}
 	return i;
 }

@@ -193,6 +193,16 @@ static void group_pause(struct repair *repair)
 	repair_arm(repair->agent, group->not_before_ns);
 }
 
+/* Given back now, or when the node turns out to live. */
+static void give_back(struct agent *agent, int node, const struct fabric_capability *capability)
+{
+	struct repair_agent *all = agent->repair;
+	if (agent->nodes[node].state != NODE_DOWN)
+		groups_give_back(agent, (unsigned)node, capability);
+	else if (all->owed_count < REPAIR_OWED_MAX)
+		all->owed[all->owed_count++] = *capability; /* else: --orphan-keep */
+}
+
 void repair_abort(struct repair *repair, const char *reason, bool avoid)
 {
 	struct agent_member *member = repair->member;
@@ -202,7 +212,7 @@ void repair_abort(struct repair *repair, const char *reason, bool avoid)
 	if (repair->phase != REPAIR_RESERVING)
 		column_abort(&repair->job, &next);
 	if (repair->held)
-		groups_give_back(repair->agent, (unsigned)repair->node, &repair->capability);
+		give_back(repair->agent, repair->node, &repair->capability);
 	if (avoid) {
 		member->repair_failures = FM_MIN(member->repair_failures + 1, AGENT_REFUSALS_MAX);
 		member->repair_avoid_ns =
@@ -258,13 +268,6 @@ static void group_made_whole(struct repair *repair)
 	runtime_tell(runtime);
 }
 
-static void owe(struct agent *agent, const struct fabric_capability *capability)
-{
-	struct repair_agent *all = agent->repair;
-	if (all->owed_count < REPAIR_OWED_MAX)
-		all->owed[all->owed_count++] = *capability; /* else: --orphan-keep */
-}
-
 static void repair_commit(struct repair *repair)
 {
 	struct agent_runtime *runtime = repair->runtime;
@@ -276,11 +279,8 @@ static void repair_commit(struct repair *repair)
 	column_commit(&repair->job, &old);
 	AGENT_DIE("repair.committed");
 	*column = (struct agent_column){(uint16_t)repair->node, false, repair->capability};
-	repair->held = false; /* the group's now */
-	if (agent->nodes[was.node].state != NODE_DOWN)
-		groups_give_back(agent, was.node, &was.capability); /* C4 */
-	else
-		owe(agent, &was.capability);
+	repair->held = false;                        /* the group's now */
+	give_back(agent, was.node, &was.capability); /* C4 */
 	member_flush_releases(&agent->members[agent->nodes[was.node].member]);
 	repair->member->repair_failures = 0;
 	if (was.lost)
@@ -416,7 +416,7 @@ static void reserve_answered(void *context, const struct ctl_result *result)
 	int error = ctl_unpack_reserve(result, &capability);
 	member->reserving_bytes -= FM_MIN(repair->region_bytes, member->reserving_bytes);
 	if (error == 0 && repair->phase == REPAIR_OVER)
-		groups_give_back(repair->agent, (unsigned)repair->node, &capability);
+		give_back(repair->agent, repair->node, &capability);
 	if (repair_call_ended(repair) || repair->phase == REPAIR_OVER)
 		return;
 	if (error != 0) {
@@ -685,8 +685,7 @@ void repair_forget(struct agent_runtime *runtime)
 		if (repair->runtime != runtime)
 			continue;
 		if (repair->held)
-			groups_give_back(
-				repair->agent, (unsigned)repair->node, &repair->capability);
+			give_back(repair->agent, repair->node, &repair->capability);
 		repair->runtime = NULL;
 		repair_over(repair);
 	}

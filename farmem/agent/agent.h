@@ -40,7 +40,7 @@
 #define AGENT_TICK_NS NS_PER_S /* keepalives, retries */
 #define AGENT_KEEPALIVE_TIMEOUT_NS NS_PER_S
 #define AGENT_RESERVE_TIMEOUT_NS (10 * NS_PER_S)
-#define AGENT_MISSED_MAX 3             /* keepalives without an answer until a node is given up */
+#define AGENT_MISSED_MAX 5             /* keepalives without an answer until a node is given up */
 #define AGENT_SETTLE_NS (3 * NS_PER_S) /* groups wait so long for members that may join yet */
 #define AGENT_REFUSALS_MAX 6
 #define AGENT_AVOID_NS (2 * NS_PER_S)   /* a member that refused a reservation is passed over */

@@ -5,7 +5,7 @@
  * keepalive every second, which also renews its leases. What happens next, for the node:
  *
  *     UP --a runtime had trouble, or no answer--> SUSPECT --it answers, same incarnation--> UP
- *     UP, SUSPECT --connection refused, process ended, restarted, 3 answers missed--> DOWN
+ *     UP, SUSPECT --connection refused, process ended, restarted, 5 answers missed--> DOWN
  *
  * DOWN is for good: its columns are lost, the member joins again as a new node.
  *

@@ -21,7 +21,7 @@ static uint64_t poor_ends_ns, unpin_ns;
 static uint64_t next_crash, next_part, next_slow, next_flip, next_poor, next_fault, next_pin,
 	next_drain, next_agent;
 static uint64_t leave_ends_ns[SIM_NODES_MAX], agent_back_ns;
-static bool beyond_done;
+static bool beyond_done, faults_over;
 
 static bool lease_is_good(const struct sim_lease *l)
 {
@@ -264,8 +264,9 @@ static void chaos_heal(void)
 		for (uint32_t i = 0; i < sim.scenario.pages; i++)
 			sim_page(sim_program_page(i))->pinned = false;
 	}
-	if (sim.calm) {
-		sim.fault_fired += fault_fired_count();
+	if (sim.calm && !faults_over) {
+		faults_over = true;
+		sim_sweep_report();
 		fault_disarm_all();
 	}
 }

@@ -252,7 +252,7 @@ struct sweep_report;
 /* True when the run, in a process of its own, passed. */
 bool sim_run_child(const struct sim_scenario *s, uint64_t seed);
 int sim_sweep(const struct sim_scenario *scenario, uint64_t seed, bool full);
-void sim_sweep_report(void);
+void sim_sweep_report(void); /* when no more failures come */
 
 struct sim {
 	struct sim_scenario scenario;
@@ -277,10 +277,9 @@ struct sim {
 	uint64_t steps_done;
 	const char *fault_text;      /* base/fault_point.h's syntax, armed when all is set up */
 	struct sweep_report *report; /* or NULL */
-	uint64_t fault_fired;
-	bool calm;   /* no more failures: wind down */
-	bool frozen; /* nobody else runs: a check is at work */
-	bool poor;   /* no node lends */
+	bool calm;                   /* no more failures: wind down */
+	bool frozen;                 /* nobody else runs: a check is at work */
+	bool poor;                   /* no node lends */
 	bool finished;
 	/* for the summary */
 	uint64_t checks, crashes, parts, flips, lates, torns, drops, fences, purges, losses,

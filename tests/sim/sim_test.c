@@ -324,7 +324,6 @@ static void run_one(void)
 	if (sim.fault_text != NULL && fault_arm_from_text(sim.fault_text) != 0)
 		exit(2);
 	sim_run(run_is_over);
-	sim_sweep_report();
 	if (sim.report == NULL)
 		run_print();
 }

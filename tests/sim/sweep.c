@@ -62,14 +62,14 @@ void sim_sweep_report(void)
 	const char *names[FAULT_POINTS_MAX];
 	if (report == NULL)
 		return;
-	report->fired = sim.fault_fired + fault_fired_count();
+	report->fired = fault_fired_count();
 	report->count = fault_list(names, report->counts, FAULT_POINTS_MAX);
 	FM_ASSERT_LE(report->count, FAULT_POINTS_MAX);
 	for (unsigned i = 0; i < report->count; i++)
 		snprintf(report->names[i], FAULT_NAME_MAX, "%s", names[i]);
 }
 
-/* How often the workload passes the point when nothing is armed. */
+/* How often the workload passes the point, before it winds down, when nothing is armed. */
 static uint64_t sweep_passed(const struct sweep *sweep, const char *name)
 {
 	for (unsigned i = 0; i < sweep->calm.count; i++)

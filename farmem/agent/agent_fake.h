@@ -343,8 +343,13 @@ static inline uint64_t leased_at(const char *address)
 {
 	struct ctl_client *client;
 	struct ctl_stats stats;
+	uint64_t until_ns = clock_now_ns() + 10 * NS_PER_S;
+	int error;
 	CHECK_EQ(ctl_client_open(address, &client), 0);
-	int error = ctl_ask_stats(client, 5 * NS_PER_S, &stats, NULL);
+	/* Groups do not wait for the last node to have started. */
+	while ((error = ctl_ask_stats(client, 5 * NS_PER_S, &stats, NULL)) == -ECONNREFUSED &&
+		clock_now_ns() < until_ns)
+		poll(NULL, 0, 20);
 	ctl_client_close(client);
 	CHECK_EQ(error, 0);
 	return stats.load.leased_bytes;

@@ -288,11 +288,12 @@ static void repair_commit(struct repair *repair)
 	else
 		catalog_count(&runtime->catalog, drained_columns, 1);
 	log_info("agent: column replaced pid=%lld group=%u position=%u from=%s to=%s bytes=%llu "
-		 "ms=%llu",
+		 "ms=%llu reserve_ms=%llu",
 		(long long)runtime->pid, repair->group, repair->position,
 		agent->nodes[was.node].name, agent->nodes[repair->node].name,
 		(unsigned long long)repair->rebuilt_bytes,
-		(unsigned long long)((clock_now_ns() - repair->begun_ns) / NS_PER_MS));
+		(unsigned long long)((clock_now_ns() - repair->begun_ns) / NS_PER_MS),
+		(unsigned long long)(repair->reserve_ns / NS_PER_MS));
 	group_made_whole(repair);
 	watch_redundancy(runtime, clock_now_ns());
 	repair_over(repair);
@@ -434,6 +435,7 @@ static void reserve_answered(void *context, const struct ctl_result *result)
 	member->load.free_bytes -= FM_MIN(repair->region_bytes, member->load.free_bytes);
 	repair->held = true;
 	repair->capability = capability;
+	repair->reserve_ns = clock_now_ns() - repair->begun_ns;
 	AGENT_DIE("repair.reserved");
 	repair_begin_column(repair);
 }

@@ -63,7 +63,7 @@ struct repair {
 	unsigned calls_running; /* of any kind */
 	unsigned target_failures;
 	uint64_t not_before_ns, pause_ns;
-	uint64_t begun_ns, rebuilt_bytes;
+	uint64_t begun_ns, reserve_ns, rebuilt_bytes;
 	unsigned pending_count;
 	struct column_entry pending[REPAIR_BATCH_MAX];
 	unsigned retries_count;

@@ -26,6 +26,7 @@
  * whose capability nobody has ever shown has none: when it falls silent, its client died before it
  *      wrote down what it had been given, and it is revoked at once.
  *
+ * Threads: the warmer (table_warm), which has a reference like everybody else.
  * Locks: table.mutex alone; callers may hold a connection's. `changed` is signalled when a closed
  * gate's last reference goes and when `busy` ends.
  */
@@ -37,6 +38,8 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "base/clock.h"
@@ -47,6 +50,7 @@
 #define KEEPALIVE_NS_DEFAULT (15 * NS_PER_S)
 #define ORPHAN_KEEP_NS_DEFAULT (600 * NS_PER_S)
 #define LEASE_INDEX_BITS 14
+#define WARMER_NICE 10
 FM_BUILD_ASSERT(LEASES_MAX == 1u << LEASE_INDEX_BITS, "an id's low bits are the place");
 
 #define GATE_REFERENCES 0x7fffffffull
@@ -62,6 +66,7 @@ struct lease {
 	/* Below: invariant 1, or the table's mutex. */
 	enum lease_state state;
 	bool busy; /* being fenced: others wait */
+	bool cold; /* its region is to be warmed */
 	uint64_t id;
 	uint8_t key[16];
 	uint8_t client[16];
@@ -78,6 +83,10 @@ struct lease_table {
 	uint64_t leased_bytes;
 	uint64_t serial;
 	uint32_t next_place; /* where to look for a free one */
+	/* The warmer (see there), and its signal: there is a cold region, or the end. */
+	pthread_t warmer;
+	pthread_cond_t work;
+	bool ending;
 	bool said_no_huge;
 	bool huge_in_force;
 	struct lease leases[LEASES_MAX];
@@ -91,6 +100,8 @@ static int random_bytes(void *into, size_t bytes)
 	while (n < 0 && errno == EINTR);
 	return n == (ssize_t)bytes ? 0 : -EIO;
 }
+
+static void *table_warm(void *context);
 
 int lease_table_open(const struct lease_table_options *options, struct lease_table **table)
 {
@@ -112,6 +123,12 @@ int lease_table_open(const struct lease_table_options *options, struct lease_tab
 	}
 	pthread_mutex_init(&t->mutex, NULL);
 	pthread_cond_init(&t->changed, NULL);
+	pthread_cond_init(&t->work, NULL);
+	int error = pthread_create(&t->warmer, NULL, table_warm, t);
+	if (error) {
+		mem_unmap(t, sizeof(*t));
+		return -error;
+	}
 	*table = t;
 	return 0;
 }
@@ -264,6 +281,63 @@ static void table_note_pages(struct lease_table *table, const struct region *reg
 	}
 }
 
+/* ---- warming ---- */
+
+/* The mutex is held. */
+static void lease_is_cold(struct lease *lease)
+{
+	lease->cold = true;
+	pthread_cond_signal(&lease->table->work);
+}
+
+/* The mutex is held. NULL: none. */
+static struct lease *table_cold_lease(struct lease_table *table)
+{
+	for (uint32_t i = 0; i < LEASES_MAX; i++)
+		if (table->leases[i].cold && table->leases[i].state == LEASE_LEASED &&
+			!table->leases[i].busy)
+			return &table->leases[i];
+	return NULL;
+}
+
+/* Step by step, each under a reference, so that nobody waits for long. */
+static void lease_warm(struct lease_table *table, struct lease *lease)
+{
+	const uint32_t epoch = GATE_EPOCH(atomic_load(&lease->gate));
+	const bool populate = !atomic_load(&table->shared);
+	bool more = true;
+	lease->cold = false;
+	pthread_mutex_unlock(&table->mutex);
+	while (more && lease_enter(lease, epoch)) {
+		more = region_warm(&lease->region, populate);
+		if (!more) {
+			pthread_mutex_lock(&table->mutex);
+			table_note_pages(table, &lease->region);
+			pthread_mutex_unlock(&table->mutex);
+		}
+		lease_put(lease);
+	}
+	pthread_mutex_lock(&table->mutex);
+}
+
+/* A thread of its own, at low priority: regions are lent cold, and become faster in the background.
+ */
+static void *table_warm(void *context)
+{
+	struct lease_table *table = context;
+	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), WARMER_NICE);
+	pthread_mutex_lock(&table->mutex);
+	while (!table->ending) {
+		struct lease *lease = table_cold_lease(table);
+		if (lease)
+			lease_warm(table, lease);
+		else
+			pthread_cond_wait(&table->work, &table->mutex);
+	}
+	pthread_mutex_unlock(&table->mutex);
+	return NULL;
+}
+
 /* A free place, taken (REVOKING: nobody's yet) and paid for. NULL: no place, or a quota is reached.
  */
 static struct lease *reserve_place(
@@ -327,11 +401,11 @@ int lease_reserve(struct lease_table *table, const uint8_t client[16], uint64_t 
 		pthread_mutex_unlock(&table->mutex);
 		return r;
 	}
-	table_note_pages(table, &region);
 	lease->region = region;
 	lease->id = (++table->serial << LEASE_INDEX_BITS) | (uint64_t)(lease - table->leases);
 	memcpy(lease->key, key, sizeof(key));
 	lease->alive_ns = clock_now_ns();
+	lease_is_cold(lease);
 	atomic_store(&lease->shared, false);
 	atomic_store(&lease->touched, false);
 	atomic_store(&lease->used, false);
@@ -400,6 +474,7 @@ int lease_fence(struct lease_table *table, const struct fabric_capability *capab
 		pthread_mutex_lock(&table->mutex);
 		lease->region = region;
 	}
+	lease_is_cold(lease); /* the warmer lost its reference */
 	if (r) {
 		gate_reopen(lease);
 	} else {
@@ -473,6 +548,11 @@ void lease_table_close(struct lease_table *table)
 	if (!table)
 		return;
 	pthread_mutex_lock(&table->mutex);
+	table->ending = true;
+	pthread_cond_signal(&table->work);
+	pthread_mutex_unlock(&table->mutex);
+	pthread_join(table->warmer, NULL);
+	pthread_mutex_lock(&table->mutex);
 	for (uint32_t i = 0; i < LEASES_MAX; i++) {
 		struct lease *lease = &table->leases[i];
 		if (lease->state == LEASE_LEASED || lease->state == LEASE_ORPHANED)
@@ -480,6 +560,7 @@ void lease_table_close(struct lease_table *table)
 	}
 	pthread_mutex_unlock(&table->mutex);
 	pthread_cond_destroy(&table->changed);
+	pthread_cond_destroy(&table->work);
 	pthread_mutex_destroy(&table->mutex);
 	mem_unmap(table, sizeof(*table));
 }

@@ -16,7 +16,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/fault_point.h"
 #include "base/log.h"
 
@@ -141,9 +140,6 @@ static int region_allocate(struct region *region)
 	if (FAULT_POINT("region.allocate"))
 		return -ENOMEM;
 	int r = allocate_range(region->memfd, 0, region->bytes);
-	/* Page tables now rather than at the first write from the network. Best effort. */
-	if (!r)
-		(void)madvise(region->memory, region->bytes, MADV_POPULATE_WRITE);
 	return r ? r : region_seal(region);
 }
 
@@ -160,23 +156,24 @@ static int region_make_hugetlb(struct region *region, uint64_t bytes)
 	return r;
 }
 
-/*
- * Huge pages make a client's writes into shared memory a third cheaper (bench/store), and by
- * default shared memory gets none. MADV_COLLAPSE gives them whatever shmem_enabled says, to a page
- * that has some memory already: so before fallocate, one byte is touched. Best effort, and bounded
- * in time: a machine whose memory is in pieces may look for huge pages for long.
- */
-static bool region_ask_transparent(struct region *region)
+bool region_warm(struct region *region, bool populate)
 {
-	uint64_t until_ns = clock_now_ns() + REGION_COLLAPSE_NS, at = 0;
-	(void)madvise(region->memory, region->bytes, MADV_HUGEPAGE);
-	for (; at + REGION_HUGE_BYTES <= region->bytes && clock_now_ns() < until_ns;
-		at += REGION_HUGE_BYTES) {
-		*(volatile uint8_t *)(region->memory + at) = 0;
-		if (madvise(region->memory + at, REGION_HUGE_BYTES, MADV_COLLAPSE) != 0)
-			break;
+	if (region->hugetlb || region->warmed_bytes == region->bytes)
+		return false;
+	uint8_t *at = region->memory + region->warmed_bytes;
+	const uint64_t bytes = FM_MIN(REGION_HUGE_BYTES, region->bytes - region->warmed_bytes);
+	if (region->huge_wanted &&
+		(bytes < REGION_HUGE_BYTES || madvise(at, bytes, MADV_COLLAPSE) != 0)) {
+		region->huge_wanted =
+			false; /* the machine's memory is in pieces: no more of this */
+		region->huge = false;
 	}
-	return at > 0 && at + REGION_HUGE_BYTES > region->bytes;
+	if (!region->huge_wanted && populate)
+		(void)madvise(at, bytes, MADV_POPULATE_WRITE);
+	region->warmed_bytes += bytes;
+	if (region->huge_wanted && region->warmed_bytes == region->bytes)
+		region->huge = true;
+	return region->warmed_bytes < region->bytes && (region->huge_wanted || populate);
 }
 
 int region_make(struct region *region, uint64_t bytes, enum region_pages pages)
@@ -189,7 +186,7 @@ int region_make(struct region *region, uint64_t bytes, enum region_pages pages)
 	int r = region_open(region, bytes, false);
 	if (r)
 		return r;
-	region->huge = pages != REGION_SMALL && region_ask_transparent(region);
+	region->huge_wanted = pages != REGION_SMALL;
 	r = region_allocate(region);
 	if (r)
 		region_close(region);
@@ -204,7 +201,7 @@ int region_migrate(struct region *old)
 	int r = region_open(&new, old->bytes, false);
 	if (r)
 		return r;
-	new.huge = old->huge &&region_ask_transparent(&new);
+	new.huge_wanted = old->huge || old->huge_wanted;
 	for (uint64_t at = 0; at < old->bytes && !r; at += REGION_HUGE_BYTES) {
 		uint64_t bytes = FM_MIN(REGION_HUGE_BYTES, old->bytes - at);
 		r = allocate_range(new.memfd, at, bytes);

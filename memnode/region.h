@@ -16,7 +16,10 @@ struct region {
 	uint8_t *memory;
 	uint64_t bytes;
 	bool hugetlb; /* of hugetlbfs: write(2) does not work on the memfd */
-	bool huge;    /* hugetlb or transparent huge pages were granted */
+	bool huge;    /* all of it hugetlb or transparent huge pages */
+	/* See region_warm; its own. */
+	bool huge_wanted;
+	uint64_t warmed_bytes;
 };
 
 /* What to try; each falls back to the next. */
@@ -24,6 +27,14 @@ enum region_pages { REGION_HUGETLB, REGION_TRANSPARENT, REGION_SMALL };
 
 /* Zeroed memory of `bytes` (a multiple of 4 KiB), all of it allocated. 0, -ENOMEM, or -errno. */
 int region_make(struct region *region, uint64_t bytes, enum region_pages pages) FM_MUST_USE;
+/*
+ * The next step of what makes a region faster, and takes too long for whoever waits for a Reserve:
+ * transparent huge pages, which make a client's writes into shared memory a third cheaper
+ * (bench/store) and which MADV_COLLAPSE gives whatever shmem_enabled says; where there are none and
+ * `populate` is set, page tables, for writes from the network. A few milliseconds a step; false
+ * when there is nothing more to do. Clients may use the memory meanwhile. Best effort.
+ */
+bool region_warm(struct region *region, bool populate);
 /* Truncates the file, so that descriptors handed to clients become useless, and gives everything
  * back. */
 void region_close(struct region *region);

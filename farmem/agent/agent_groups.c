@@ -12,8 +12,9 @@
  * while m stays as it was: a full cluster takes less, it does not become less safe.
  *
  * Invariants
- *   1. The columns of a group are on different hosts. Among hosts the least leased come first; of
- *      these, parity goes to those that have had the least of it, and data positions rotate.
+ *   1. The columns of a group are on different hosts. Among hosts slow ones come last, then the
+ * least leased first; of these, parity goes to those that have had the least of it, and data
+ * positions rotate.
  *   2. A group is shown only when all its columns are held and none of its nodes went down
  *      meanwhile.
  *   3. A lease that is held and not shown is given back, also after its runtime has gone.
@@ -204,6 +205,7 @@ void groups_code(unsigned hosts, struct option_code wish, struct option_code *co
 struct candidate {
 	struct agent_member *member;
 	uint32_t host;
+	bool slow; /* some program reads around it (farmem/hedge.h) */
 	uint64_t leased_bytes;
 };
 
@@ -231,11 +233,24 @@ static bool member_has_room(const struct agent_member *member, uint64_t bytes, u
 	       member->load.free_bytes >= member->reserving_bytes + bytes;
 }
 
+/* Does some program find it much slower than others? A group's writes wait for its slowest node. */
+static bool member_is_slow(const struct agent_member *member)
+{
+	const struct agent *agent = member->agent;
+	for (unsigned i = 0; i < agent->runtimes_count; i++)
+		if (agent->runtimes[i]->attached &&
+			atomic_load_explicit(
+				&agent->runtimes[i]->catalog.nodes[member->node].slow_until_ns,
+				memory_order_relaxed) != 0)
+			return true;
+	return false;
+}
+
 /* Keeps the better of two members of one host in its place. */
 static void plan_add(struct plan *plan, struct agent_member *member)
 {
 	struct candidate candidate = {member, member->agent->nodes[member->node].host,
-		member->load.leased_bytes + member->reserving_bytes};
+		member_is_slow(member), member->load.leased_bytes + member->reserving_bytes};
 	for (unsigned i = 0; i < plan->room_count; i++) {
 		struct candidate *other = &plan->candidates[i];
 		if (other->host != candidate.host)
@@ -250,6 +265,8 @@ static void plan_add(struct plan *plan, struct agent_member *member)
 static int candidate_compare(const void *a, const void *b)
 {
 	const struct candidate *x = a, *y = b;
+	if (x->slow != y->slow)
+		return x->slow ? 1 : -1;
 	if (x->leased_bytes != y->leased_bytes)
 		return x->leased_bytes < y->leased_bytes ? -1 : 1;
 	return x->member->index < y->member->index ? -1 : 1;

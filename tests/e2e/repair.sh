@@ -44,7 +44,8 @@ rounds() {
 agent() {
 	local part victim=0 pid
 	# A region reserved for an agent that died before it heard of it is given back by the node, in time.
-	NODE_FLAGS=(--keepalive 3s --orphan-keep 6s)
+	# An embedded one does so after its usual 15 s of silence, and the agent waits for it.
+	NODE_FLAGS=(--keepalive 3s --orphan-keep 6s) E2E_END_SECONDS=60
 	begin 90
 	for part in worker supervisor worker supervisor; do
 		pid=$(agent_pid $part) || fail "the agent has no $part"

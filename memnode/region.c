@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fault_point.h"
@@ -21,6 +22,8 @@
 
 #define MACHINE_RESERVE_BYTES (64ull << 20) /* left to the machine when we allocate */
 #define REGION_HUGE_BYTES (2ull << 20)
+/* Zeroing and copying one takes a millisecond; more than this is the kernel compacting memory. */
+#define REGION_COLLAPSE_CPU_NS 20000000ll
 /* A Reserve takes no longer for the sake of huge pages. */
 #define REGION_COLLAPSE_NS (2 * NS_PER_S)
 #ifndef MADV_COLLAPSE
@@ -156,14 +159,25 @@ static int region_make_hugetlb(struct region *region, uint64_t bytes)
 	return r;
 }
 
+/* One huge page. False: there is none to be had, or only by rearranging the machine's memory. */
+static bool region_collapse(void *at)
+{
+	struct timespec begun, ended;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);
+	if (madvise(at, REGION_HUGE_BYTES, MADV_COLLAPSE) != 0)
+		return false;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ended);
+	return (ended.tv_sec - begun.tv_sec) * 1000000000ll + ended.tv_nsec - begun.tv_nsec <
+	       REGION_COLLAPSE_CPU_NS;
+}
+
 bool region_warm(struct region *region, bool populate)
 {
 	if (region->hugetlb || region->warmed_bytes == region->bytes)
 		return false;
 	uint8_t *at = region->memory + region->warmed_bytes;
 	const uint64_t bytes = FM_MIN(REGION_HUGE_BYTES, region->bytes - region->warmed_bytes);
-	if (region->huge_wanted &&
-		(bytes < REGION_HUGE_BYTES || madvise(at, bytes, MADV_COLLAPSE) != 0)) {
+	if (region->huge_wanted && (bytes < REGION_HUGE_BYTES || !region_collapse(at))) {
 		region->huge_wanted =
 			false; /* the machine's memory is in pieces: no more of this */
 		region->huge = false;

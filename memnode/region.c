@@ -178,8 +178,7 @@ bool region_warm(struct region *region, bool populate)
 	uint8_t *at = region->memory + region->warmed_bytes;
 	const uint64_t bytes = FM_MIN(REGION_HUGE_BYTES, region->bytes - region->warmed_bytes);
 	if (region->huge_wanted && (bytes < REGION_HUGE_BYTES || !region_collapse(at))) {
-		region->huge_wanted =
-			false; /* the machine's memory is in pieces: no more of this */
+		region->huge_wanted = false; /* the machine's memory is in pieces */
 		region->huge = false;
 	}
 	if (!region->huge_wanted && populate)

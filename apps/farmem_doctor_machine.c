@@ -291,8 +291,8 @@ static void look_shmem_huge_pages(const struct doctor *doctor, struct finding *f
 	else if (strstr(mode, "[never]") || strstr(mode, "[deny]"))
 		finding_warn(finding,
 			"as root: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
-			"memory nodes on this machine lend small pages: swap-out over shm is a "
-			"quarter slower");
+			"the kernel copies into shared memory page by page: swap-out over shm is a "
+			"fifth slower");
 	else
 		finding_ok(finding, "shared memory on huge pages: %s", mode);
 }

@@ -323,7 +323,12 @@ static inline void check_whole(void)
 {
 	CHECK(pump(runtime, is_whole, 0));
 	check_hosts_differ();
-	CHECK_EQ(verify(), 0);
+	/* On a busy machine a node may be suspect for a moment: soon all is read directly. */
+	uint64_t until_ns = clock_now_ns() + WAIT_NS;
+	unsigned around;
+	while ((around = verify()) > 0 && clock_now_ns() < until_ns)
+		;
+	CHECK_EQ(around, 0);
 	CHECK_EQ(columns_lost(), 0);
 }
 

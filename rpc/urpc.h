@@ -96,6 +96,7 @@ void urpc_client_stats(const struct urpc_client *client, struct urpc_client_stat
 struct urpc_server;
 
 struct urpc_call {
+	uint32_t method;
 	const void *request;
 	size_t request_bytes;
 	void *reply; /* reply_capacity bytes */
@@ -140,6 +141,9 @@ int urpc_server_open(
 	const struct urpc_server_options *options, struct urpc_server **server) FM_MUST_USE;
 /* The port it got (UDP), or 0. */
 uint16_t urpc_server_port(const struct urpc_server *server);
+/* Load is published there from now on; before urpc_server_start only. For those who need to know
+ * the port before they have a slot (lb/probe.h). The slot's epoch is its owner's. */
+void urpc_server_use_slot(struct urpc_server *server, struct load_slot *slot);
 int urpc_server_start(struct urpc_server *server) FM_MUST_USE;
 /* New requests are refused, load says LOAD_DRAINING. */
 void urpc_server_drain(struct urpc_server *server);

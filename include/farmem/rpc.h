@@ -34,7 +34,9 @@ struct fm_rpc_options {
 
 /* -EINVAL: one line on stderr names what is wrong (unknown policy, no or bad address). */
 int fm_rpc_open(struct fm_rpc_channel **channel, const struct fm_rpc_options *options);
-/* Cancels what is in flight; its callbacks come with -ECANCELED before this returns. */
+/* Cancels what is in flight; its callbacks come with -ECANCELED before this returns. Calls of other
+ * threads that wait end so too and are waited for; nobody may begin a new one. Not in a callback.
+ * NULL is fine. */
 void fm_rpc_close(struct fm_rpc_channel *channel);
 
 /*
@@ -52,7 +54,11 @@ struct fm_rpc_call_options {
 	void *resp; /* the caller's until the callback */
 	size_t resp_capacity;
 	uint64_t deadline_ns; /* relative; 0: the channel's */
-	/* called once, from fm_rpc_poll or from a call waiting in another thread */
+	/* When the call should have begun (CLOCK_MONOTONIC): latencies count from here, so that a
+	 * caller that is late itself does not hide waiting. 0: now */
+	uint64_t intended_ns;
+	/* Called once, from fm_rpc_poll or from a call waiting in another thread. It may start and
+	 * cancel calls; fm_rpc_call and fm_rpc_poll answer -EDEADLK in it. */
 	void (*done)(void *context, int status, size_t resp_bytes);
 	void *context;
 };

@@ -51,6 +51,14 @@
 #define ORPHAN_KEEP_NS_DEFAULT (600 * NS_PER_S)
 #define LEASE_INDEX_BITS 14
 #define WARMER_NICE 10
+/*
+ * A step keeps a CPU for a millisecond, most of it where the kernel lets nobody else in, and nice
+ * says little across sessions (sched_autogroup): nine regions warmed at full speed took a whole
+ * CPU, and most of a program's throughput, for 0.8 s. So the warmer rests so many times as long as
+ * its last step took.
+ */
+#define WARMER_RESTS 31u
+#define WARMER_REST_MAX_NS (200 * NS_PER_MS)
 FM_BUILD_ASSERT(LEASES_MAX == 1u << LEASE_INDEX_BITS, "an id's low bits are the place");
 
 #define GATE_REFERENCES 0x7fffffffull
@@ -123,7 +131,11 @@ int lease_table_open(const struct lease_table_options *options, struct lease_tab
 	}
 	pthread_mutex_init(&t->mutex, NULL);
 	pthread_cond_init(&t->changed, NULL);
-	pthread_cond_init(&t->work, NULL);
+	pthread_condattr_t attributes;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&t->work, &attributes);
+	pthread_condattr_destroy(&attributes);
 	int error = pthread_create(&t->warmer, NULL, table_warm, t);
 	if (error) {
 		mem_unmap(t, sizeof(*t));
@@ -300,6 +312,19 @@ static struct lease *table_cold_lease(struct lease_table *table)
 	return NULL;
 }
 
+/* Until then. False: the table ends. */
+static bool warmer_rest(struct lease_table *table, uint64_t until_ns)
+{
+	const struct timespec until = {
+		.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
+	pthread_mutex_lock(&table->mutex);
+	while (!table->ending && clock_now_ns() < until_ns)
+		pthread_cond_timedwait(&table->work, &table->mutex, &until);
+	bool on = !table->ending;
+	pthread_mutex_unlock(&table->mutex);
+	return on;
+}
+
 /* Step by step, each under a reference, so that nobody waits for long. */
 static void lease_warm(struct lease_table *table, struct lease *lease)
 {
@@ -309,13 +334,18 @@ static void lease_warm(struct lease_table *table, struct lease *lease)
 	lease->cold = false;
 	pthread_mutex_unlock(&table->mutex);
 	while (more && lease_enter(lease, epoch)) {
+		const uint64_t begun_ns = clock_now_ns();
 		more = region_warm(&lease->region, populate);
+		const uint64_t now_ns = clock_now_ns();
 		if (!more) {
 			pthread_mutex_lock(&table->mutex);
 			table_note_pages(table, &lease->region);
 			pthread_mutex_unlock(&table->mutex);
 		}
 		lease_put(lease);
+		more = more &&
+		       warmer_rest(table, now_ns + FM_MIN(WARMER_RESTS * (now_ns - begun_ns),
+							   WARMER_REST_MAX_NS));
 	}
 	pthread_mutex_lock(&table->mutex);
 }

@@ -1,0 +1,2 @@
+# The balancer: no I/O, no clock; whoever drives it links fm_lb.
+fm_room(lb SOURCES balancer.c health.c pool.c policy_simple.c policy_p2c.c policy_mew.c DEPS base)

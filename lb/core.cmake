@@ -1,2 +1,3 @@
 # The balancer: no I/O, no clock; whoever drives it links fm_lb.
 fm_room(lb SOURCES balancer.c health.c pool.c policy_simple.c policy_p2c.c policy_mew.c DEPS base)
+fm_test(lb_balancer_test SOURCES balancer_test.c DEPS lb base)

@@ -17,6 +17,7 @@ extern "C" {
 #endif
 
 #define FM_RPC_MESSAGE_BYTES_MAX 65536u
+#define FM_RPC_NO_RETRIES 4294967295u
 
 struct fm_rpc_channel;
 
@@ -27,7 +28,8 @@ struct fm_rpc_options {
 	double probes_per_rpc;  /* for policies with a fixed rate; 0: the policy's default */
 	uint64_t sample_age_ns; /* 0: the policy's default */
 	uint64_t resend_ns;     /* repeat an unanswered request to the same server; 0: never */
-	unsigned retries;       /* on another server, when one refused before any work; default 1 */
+	unsigned retries;       /* on another server, when one refused before any work; default 1,
+				   FM_RPC_NO_RETRIES: none */
 	unsigned calls_max;     /* in flight; more fail with -EAGAIN. Default 1024 */
 	uint64_t seed;          /* of the policy's choices; 0: drawn */
 };
@@ -42,7 +44,8 @@ void fm_rpc_close(struct fm_rpc_channel *channel);
 /*
  * Calls and waits. resp_bytes: in, the room at resp; out, the reply's length.
  * 0 or the handler's -errno; -ETIMEDOUT; -EBUSY: refused by overload; -EHOSTUNREACH: no usable
- * server; -EMSGSIZE; -ENOSYS: no such method; -EAGAIN: calls_max in flight.
+ * server; -ECONNREFUSED: nobody listens at the one that was chosen; -EMSGSIZE; -ENOSYS: no such
+ * method; -EAGAIN: calls_max in flight; -ECANCELED: the channel is being closed.
  */
 int fm_rpc_call(struct fm_rpc_channel *channel, uint32_t method, const void *req, size_t req_bytes,
 	void *resp, size_t *resp_bytes);

@@ -86,6 +86,7 @@ struct fm_rpc_request {
 	void *resp; /* resp_capacity bytes */
 	size_t resp_capacity;
 	size_t resp_bytes;     /* set by the handler */
+	uint64_t arrival_ns;   /* CLOCK_MONOTONIC, of its first packet: when waiting began */
 	uint64_t remaining_ns; /* until the caller's deadline, at the start of the handler */
 	void *context;
 };

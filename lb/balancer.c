@@ -24,12 +24,18 @@ static const struct policy *const balancer_policies[] = {
 	&policy_rr,
 	&policy_least,
 	&policy_p2c,
+	&policy_prequal,
+	&policy_prequal_tuned,
+	&policy_jiq,
+	&policy_jbsq,
+	&policy_c3,
+	&policy_jsq,
 	&policy_mew_fixed,
 };
 
 const char *balancer_policy_names(void)
 {
-	return "random, rr, least, p2c, mew-fixed";
+	return "random, rr, least, p2c, prequal, prequal-tuned, jiq, jbsq, c3, jsq, mew-fixed";
 }
 
 static const struct policy *balancer_find(const char *name)

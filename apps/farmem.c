@@ -17,6 +17,11 @@ static int version_command(int argc, char **argv);
 const struct command commands[] = {
 	{"run", "[FLAGS] [--] PROGRAM [ARGUMENT]...", "run a program with its heap in far memory",
 		config_specs, &config_specs_count, run_command},
+	{"record", "[FLAGS] [--] PROGRAM [ARGUMENT]...",
+		"run a program in far memory and sample who faults", config_specs,
+		&config_specs_count, record_command},
+	{"report", "[FLAGS] [FILE]", "tell which lines of code fault, how often, at what cost",
+		report_specs, &report_specs_count, report_command},
 	{"top", "[FLAGS] [PID]", "show what running programs do with far memory", top_specs,
 		&top_specs_count, top_command},
 	{"nodes", "[FLAGS]", "show the memory nodes of running programs, and what goes on there",

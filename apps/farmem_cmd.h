@@ -38,13 +38,21 @@ extern const unsigned inspect_specs_count;
 extern const struct option_spec doctor_specs[];
 extern const unsigned doctor_specs_count;
 
+extern const struct option_spec report_specs[];
+extern const unsigned report_specs_count;
+
 int run_command(int argc, char **argv);
+int record_command(int argc, char **argv);
+int report_command(int argc, char **argv);
 int top_command(int argc, char **argv);
 int nodes_command(int argc, char **argv);
 int drain_command(int argc, char **argv);
 int inspect_command(int argc, char **argv);
 int doctor_command(int argc, char **argv);
 
+/* Makes the file that samples go to, empty; a program inside a recorded one adds to its file. Empty
+ * path: nothing. Exit status; complains. */
+int record_begin(const char *path);
 /* --help of one subcommand, on standard output. */
 void command_print_help(const char *name);
 /* True when --help stands among the flags, that is before "--" and before the first word that is

@@ -140,7 +140,8 @@ static int run_check(struct run *run)
 		complain("no permission for userfaultfd: %s", uffd_cure(&probe));
 		return EXIT_FAILED;
 	}
-	return run_check_nodes(&run->config);
+	rc = run_check_nodes(&run->config);
+	return rc == EXIT_OK ? record_begin(run->config.profile) : rc;
 }
 
 /* FARMEM_FETCH_DEADLINE for "fetch-deadline". */
@@ -156,7 +157,8 @@ static void variable_name(const char *option, char *name, size_t size)
 
 static bool is_path(const char *option)
 {
-	return strcmp(option, "dir") == 0 || strcmp(option, "log") == 0;
+	return strcmp(option, "dir") == 0 || strcmp(option, "log") == 0 ||
+	       strcmp(option, "profile") == 0;
 }
 
 /* One option into the environment when the flags changed it, or when it is a relative path. 0 or

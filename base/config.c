@@ -177,6 +177,22 @@ const struct option_spec config_specs[] = {
 		.value = "warn",
 		.argument = "error|warn|info|debug",
 		.help = "how much to log"},
+	{.name = "profile",
+		.letter = 'o',
+		.type = OPTION_STRING,
+		.offset = AT(profile),
+		.size = ROOM(profile),
+		.argument = "FILE",
+		.help = "sample who faults into this file, for farmem report; farmem record takes\n"
+			"farmem.data"},
+	{.name = "profile-rate",
+		.type = OPTION_COUNT,
+		.offset = AT(profile_rate),
+		.value = "500",
+		.min = 1,
+		.max = 100000,
+		.argument = "COUNT",
+		.help = "samples a second"},
 };
 const unsigned config_specs_count = FM_ARRAY_COUNT(config_specs);
 

@@ -36,6 +36,8 @@ struct fm_config {
 	char dir[256];
 	char log[256];      /* log file; empty: stderr */
 	uint32_t log_level; /* enum log_level; default warn */
+	char profile[256];     /* file that samples of faults go to; empty: none are taken */
+	uint64_t profile_rate; /* samples a second; default 500 */
 };
 
 #define CONFIG_NODES_MAX 256 /* in the list; == CATALOG_NODES_MAX */

@@ -19,7 +19,7 @@ BEGIN {
 	may["base"] = " include "
 	may["include"] = " "
 	# What apps and agent say to each other lies in these, not in a room's inside.
-	contract = " farmem/mailbox.h farmem/catalog.h "
+	contract = " farmem/mailbox.h farmem/catalog.h farmem/profile_file.h "
 
 	everywhere = " strcpy strcat sprintf vsprintf gets "
 	in_products = " strtok atoi atol sleep usleep "

@@ -63,9 +63,15 @@ static bool handler_turn(struct runtime_handler *t)
 		count = uffd_read(t->uffd, faults, HANDLER_READ_MAX);
 	if (count < 0)
 		FM_PANIC("handler: cannot read the userfaultfd: %d", count); /* invariant 9 */
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count; i++) {
+		if (fm_unlikely(t->profile != NULL))
+			profile_take(t->profile, faults[i].page, faults[i].thread);
 		fault_take(&t->fault, faults[i].page, faults[i].write_protected);
-	return fault_progress(&t->fault) || count > 0;
+	}
+	bool moved = fault_progress(&t->fault) || count > 0;
+	if (fm_unlikely(t->profile != NULL))
+		profile_look(t->profile);
+	return moved;
 }
 
 /* The index-th CPU this process may run on; wraps. */

@@ -210,6 +210,7 @@ static int runtime_open_stripe(struct runtime *rt, unsigned index, bool moves)
 		.store_deadline_ns = rt->config.store_deadline_ns,
 		.stores = true,
 		.hedges = true}; /* repack goes around slow nodes */
+	rt->uffds[index].names_threads = rt->config.profile[0] != 0;
 	int rc = uffd_open(&rt->uffds[index], rt->range.base, runtime_staging_slots(rt), moves);
 	if (rc != 0)
 		return rc;
@@ -234,13 +235,15 @@ static int runtime_open_handlers(struct runtime *rt)
 	rt->handlers = mem_map(count * sizeof(*rt->handlers));
 	if (rt->handlers == NULL)
 		return -ENOMEM;
-	for (unsigned i = 0; i < count; i++) {
+	int rc = profile_open(&rt->profile, &rt->config, rt->core.catalog.words, rt->range.base,
+		rt->range.pages, count);
+	for (unsigned i = 0; rc == 0 && i < count; i++) {
 		struct stripe *st = &rt->stripes[i / rt->handlers_per_stripe];
-		int rc = handler_open(rt, &rt->handlers[i], st, i % rt->handlers_per_stripe);
-		if (rc != 0)
-			return rc;
+		rc = handler_open(rt, &rt->handlers[i], st, i % rt->handlers_per_stripe);
+		if (i < rt->profile.threads_count)
+			rt->handlers[i].profile = &rt->profile.threads[i];
 	}
-	return 0;
+	return rc;
 }
 
 /* One stripe per 16 CPUs; a handler per CPU within the bounds (handler.c says why). */
@@ -354,6 +357,7 @@ static void *runtime_main(void *argument)
 			next_measure = clock_now_ns() + 20 * (clock_now_ns() - now);
 		}
 		runtime_publish_gauges(rt);
+		profile_flush(&rt->profile, false);
 	}
 	return NULL;
 }
@@ -396,6 +400,8 @@ int runtime_open(struct runtime *rt)
 	}
 	log_set_level(rt->config.log_level);
 	rc = runtime_absolute(rt->config.dir, sizeof(rt->config.dir));
+	if (rc == 0)
+		rc = runtime_absolute(rt->config.profile, sizeof(rt->config.profile));
 	if (rc == 0)
 		rc = runtime_absolute(rt->config.log, sizeof(rt->config.log));
 	if (rc != 0)
@@ -498,4 +504,5 @@ __attribute__((destructor)) static void runtime_at_exit(void)
 {
 	if (fm_runtime.stats_file[0] != 0)
 		stats_write_file(&fm_runtime);
+	profile_flush(&fm_runtime.profile, true);
 }

@@ -14,6 +14,7 @@
 #include <stdio.h>
 
 #include "farmem/fault.h"
+#include "farmem/profile.h"
 #include "farmem/range.h"
 #include "farmem/stripe.h"
 #include "farmem/uffd.h"
@@ -33,6 +34,7 @@ struct runtime_handler {
 	struct runtime *runtime;
 	unsigned index; /* in its stripe: also which CPU it is pinned to */
 	struct uffd *uffd;
+	struct profile_thread *profile; /* NULL: none is taken */
 	struct fault_handler fault;
 };
 
@@ -59,6 +61,7 @@ struct runtime {
 	_Atomic uint32_t wanted_told;
 	char tree[64];
 	char stats_file[256];
+	struct profile profile;
 };
 
 extern struct runtime fm_runtime;

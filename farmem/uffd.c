@@ -77,18 +77,24 @@ static int uffd_move(
 	struct uffd *u, uint8_t *to, const uint8_t *from, uint64_t bytes, uint64_t *moved)
 {
 	unsigned again = 0;
+	uint64_t most = bytes;
 	*moved = 0;
 	while (*moved < bytes) {
 		struct uffd_move m = {.dst = uffd_u64(to) + *moved,
 			.src = uffd_u64(from) + *moved,
-			.len = bytes - *moved};
+			.len = FM_MIN(most, bytes - *moved)};
 		if (ioctl(u->fd, UFFD_MOVE_IOCTL, &m) == 0) {
-			*moved = bytes;
-			break;
+			*moved += m.len;
+			continue;
 		}
 		int err = errno;
 		if (m.move > 0)
 			*moved += (uint64_t)m.move;
+		/* The program's mprotect splits mappings, and a run may not cross a border. */
+		if (err == EINVAL && m.len > FM_PAGE_SIZE) {
+			most = FM_PAGE_SIZE;
+			continue;
+		}
 		if (err != EAGAIN)
 			return -err;
 		if (m.move <= 0 && ++again > UFFD_AGAIN_MAX)
@@ -102,7 +108,7 @@ int uffd_advise(void *memory, uint64_t bytes, int advice)
 	return syscall(SYS_madvise, memory, bytes, advice) == 0 ? 0 : -errno;
 }
 
-static int uffd_drop_memory(uint8_t *at, uint64_t bytes)
+int uffd_drop_memory(uint8_t *at, uint64_t bytes)
 {
 	if (uffd_advise(at, bytes, MADV_DONTNEED) == 0)
 		return 0;
@@ -191,6 +197,9 @@ static int uffd_install_zero(struct pager *p, uint32_t page, uint32_t count, uin
 	uint64_t copied;
 	count = FM_MIN(count, UFFD_ZERO_PAGES);
 	int rc = uffd_copy(uffd_of(p), page, uffd_zeros, (uint64_t)count * FM_PAGE_SIZE, &copied);
+	/* The program's mprotect splits mappings, and a copy may not cross a border. */
+	if (rc == -ENOENT && copied == 0 && count > 1)
+		rc = uffd_copy(uffd_of(p), page, uffd_zeros, FM_PAGE_SIZE, &copied);
 	*done = (uint32_t)(copied / FM_PAGE_SIZE);
 	if (rc == -EEXIST)
 		uffd_wake(p, page + *done, 1);
@@ -350,6 +359,8 @@ static int uffd_handshake(struct uffd *u)
 		api.features |= UFFD_FEATURE_PAGEFAULT_FLAG_WP;
 	if (u->features.poison)
 		api.features |= UFFD_FEATURE_POISON_;
+	if (u->names_threads)
+		api.features |= UFFD_FEATURE_THREAD_ID;
 	return ioctl(u->fd, UFFDIO_API, &api) == 0 ? 0 : -errno;
 }
 
@@ -403,7 +414,8 @@ int uffd_read(struct uffd *u, struct uffd_fault *faults, unsigned most)
 			continue;
 		uint64_t offset = m->arg.pagefault.address - uffd_u64(u->range);
 		faults[count++] = (struct uffd_fault){(uint32_t)(offset / FM_PAGE_SIZE),
-			(m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0};
+			(m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0,
+			m->arg.pagefault.feat.ptid};
 	}
 	return count;
 }

@@ -20,6 +20,7 @@ struct uffd {
 	struct pager pager;
 	struct uffd_features features;
 	int fd;
+	bool names_threads; /* faults tell who: set before uffd_open (profile.c needs it) */
 	uint8_t *range;
 	uint64_t staging_bytes;
 	_Atomic bool replaced; /* a lost page's memory was replaced, for want of UFFDIO_POISON */
@@ -28,6 +29,7 @@ struct uffd {
 struct uffd_fault {
 	uint32_t page;
 	bool write_protected;
+	uint32_t thread; /* 0 unless names_threads */
 };
 
 /* 0, -EPERM (no right to handle the kernel's faults), -ENOSYS. */
@@ -41,6 +43,8 @@ int uffd_register(struct uffd *u, uint64_t page, uint64_t count) FM_MUST_USE;
 /* The kernel's madvise itself: the name may lead to the malloc front's, which would come back to
  * us. 0 or -errno. */
 int uffd_advise(void *memory, uint64_t bytes, int advice) FM_MUST_USE;
+/* Makes pages missing, mlocked ones too: they read as zeros. 0 or -errno. */
+int uffd_drop_memory(uint8_t *at, uint64_t bytes) FM_MUST_USE;
 /* Reads waiting faults, never blocks. Returns how many, or -errno. */
 int uffd_read(struct uffd *u, struct uffd_fault *faults, unsigned most);
 /* Sleeps until a fault may be waiting, at most timeout_ns (UINT64_MAX: no limit). */

@@ -69,7 +69,7 @@ struct probe_server_options {
 	uint16_t port;          /* UDP port that questions come to: the server's own */
 	const char *interfaces; /* "eth0,lo"; NULL: all that are up */
 	const char *allow;      /* "10.0.0.0/8,192.168.1.7"; NULL: everybody */
-	uint16_t user_port;     /* PROBE_USER; 0: port */
+	uint16_t user_port;     /* PROBE_USER; 0: port, but PROBE_AUTO then has no responder */
 	int user_priority;      /* SCHED_FIFO priority of the responder; 0: ordinary */
 	uint32_t epoch;         /* of the slot; 0: drawn */
 };
@@ -82,6 +82,12 @@ int probe_server_open(
 /* Detaches its programs. NULL is fine. */
 void probe_server_close(struct probe_server *server);
 struct load_slot *probe_server_slot(struct probe_server *server);
+/* For the owner of the server's socket, which receives what the kernel leaves to user space: all
+ * questions in the modes PROBE_USER and PROBE_NONE, unusual ones (IP options, VLANs) in the others.
+ * probe_answer() that knows who asks (invariant 2) and counts. Any thread; `from`: the source. */
+struct sockaddr;
+size_t probe_server_answer(struct probe_server *server, const struct sockaddr *from,
+	const void *bytes, size_t length, void *answer);
 enum probe_mode probe_server_mode(const struct probe_server *server);
 const char *probe_mode_name(enum probe_mode mode);
 /* "auto", "tc", "xdp", "xdp-generic", "user", "none". False: no such mode. */

@@ -1,0 +1,9 @@
+# The tuner belongs to the core.
+target_sources(fm_lb PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/tuner.c ${CMAKE_CURRENT_SOURCE_DIR}/tuner_tail.c)
+target_link_libraries(fm_lb PUBLIC m)
+
+# The simulator: the same balancer and tuner, driven by events instead of sockets.
+fm_room(lb_sim
+	SOURCES sim/chance.c sim/events.c sim/measure.c sim/station.c sim/sim.c sim/sim_caller.c sim/sim_weather.c
+	DEPS lb base
+	LIBS m)

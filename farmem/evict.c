@@ -290,7 +290,8 @@ static bool evict_clean(struct stripe *st, uint32_t slot, struct span_word seale
 	if (reference == STAGE_NO_REFERENCE)
 		return false;
 	struct clean_hash hash = clean_hash_page(stripe_staged_bytes(st, slot));
-	if (!record_whole(core, ssid_make(reference & UINT32_MAX)) ||
+	if (!record_has_spare(
+		    core, ssid_make(reference & UINT32_MAX), (unsigned)(reference >> 32)) ||
 		!clean_matches(&core->clean, (struct page_id){page}, hash)) {
 		evict_release(st, reference);
 		return false;
@@ -478,7 +479,8 @@ static bool evict_settle_one(struct stripe *st, uint32_t page, uint32_t slot)
 	struct clean_hash hash = clean_hash_page(stripe_staged_bytes(st, slot));
 	/* The duplicate may have been given up between the look and the claim. */
 	bool clean = reference != STAGE_NO_REFERENCE &&
-		     record_whole(st->core, ssid_make(reference & UINT32_MAX)) &&
+		     record_has_spare(st->core, ssid_make(reference & UINT32_MAX),
+			     (unsigned)(reference >> 32)) &&
 		     clean_matches(&st->core->clean, id, hash);
 	int rc;
 	if (clean) {

@@ -107,14 +107,18 @@ void record_clear_live(struct core *core, struct ssid id, unsigned pos)
 		(void)ring_push(&core->reclaim.dead, id.v);
 }
 
-bool record_whole(const struct core *core, struct ssid id)
+bool record_has_spare(const struct core *core, struct ssid id, unsigned pos)
 {
 	uint32_t group = record_hdr_group(record_load(record_at(core, id)));
 	const struct catalog_group *g = &core->catalog.groups[group];
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
-		if (atomic_load_explicit(&g->columns[pos].lost, memory_order_acquire))
+	unsigned lost = 0;
+	for (unsigned p = 0; p < (unsigned)g->k + g->m; p++) {
+		bool gone = atomic_load_explicit(&g->columns[p].lost, memory_order_acquire) != 0;
+		if (gone && p == pos)
 			return false;
-	return true;
+		lost += gone;
+	}
+	return lost == 0 || lost < g->m;
 }
 
 bool record_claim(struct core *core, struct ssid id)

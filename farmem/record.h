@@ -118,8 +118,12 @@ void record_publish(struct core *core, struct ssid id, uint32_t group, uint32_t 
 /* The owner of reference (id, pos) gives it up (R2). A record without live positions is queued to
  * be freed. */
 void record_clear_live(struct core *core, struct ssid id, unsigned pos);
-/* Has the record's group all its columns? Else a near copy must not be given up for the far one. */
-bool record_whole(const struct core *core, struct ssid id);
+/*
+ * May a near copy be given up for the far one at this position? Its column is well, and the group
+ * can lose another host. (Were it only while all columns are there, every page that leaves during
+ * a repair would have to be written: three times the writes, a quarter of a program's throughput.)
+ */
+bool record_has_spare(const struct core *core, struct ssid id, unsigned pos);
 /* STABLE -> CLAIMED, -> STABLE. claim: false when somebody else has it. */
 bool record_claim(struct core *core, struct ssid id);
 void record_unclaim(struct core *core, struct ssid id);

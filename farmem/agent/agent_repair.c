@@ -495,6 +495,7 @@ struct need {
 	struct agent_runtime *runtime;
 	unsigned group, position;
 	uint64_t rank; /* invariant 2; 0: nothing is needed */
+	bool spare;    /* the group can lose another column */
 };
 
 static bool group_is_hopeless(struct agent_runtime *runtime, unsigned index)
@@ -540,7 +541,7 @@ static void need_in_group(
 		if (rank <= best->rank || repair_of(runtime, index, p) != NULL ||
 			(is_lost && group_is_hopeless(runtime, index)))
 			continue;
-		*best = (struct need){runtime, index, p, rank};
+		*best = (struct need){runtime, index, p, rank, lost < group->m};
 	}
 }
 
@@ -566,7 +567,8 @@ static void look(struct agent *agent, uint64_t now_ns)
 		for (unsigned r = 0; r < agent->runtimes_count; r++)
 			for (unsigned g = 0; g < agent->runtimes[r]->groups_count; g++)
 				need_in_group(agent->runtimes[r], g, now_ns, &need);
-		if (need.rank == 0)
+		if (need.rank == 0 ||
+			(need.spare && repair_working_count(agent) >= throttle_columns(agent)))
 			return;
 		struct agent_member *member =
 			groups_replacement(need.runtime, need.group, need.position, &later);

@@ -17,6 +17,7 @@
 
 #define REPAIR_JOBS_MAX CATALOG_REPAIRS_MAX /* known at once, of all runtimes */
 #define REPAIR_WORKING_MAX 8                /* of them with calls in flight */
+#define REPAIR_WORKING_BUSY 2               /* while a program is busy: each needs a new region */
 #define REPAIR_IN_MAX 2                     /* with one node as their target */
 #define REPAIR_CALLS_MAX 2                  /* in flight for a column: the node never idles */
 #define REPAIR_BATCH_MAX 1024               /* spansets in a call */
@@ -86,15 +87,21 @@ struct repair_runtime {
 	bool work;              /* WORK is to be sent */
 };
 
+enum throttle_slice {
+	SLICE_RUN,
+	SLICE_ENDING, /* no call is begun, but some are still under way */
+	SLICE_ALONE,  /* none is: what does the program do alone? */
+};
+
 struct throttle {
+	enum throttle_slice slice;
 	bool busy;                     /* the program uses its far memory */
-	bool paused;                   /* no call is begun: what does the program do alone? */
-	bool ending;                   /* but some are still under way */
+	bool first;                    /* slice of a repair */
 	uint64_t events, bytes, at_ns; /* the program's, ours, when the slice began */
 	uint64_t until_ns;             /* of the slice */
-	double alone, together;        /* the program's events per second; 0: not known */
-	double rate;                   /* bytes per second that were rebuilt in the last RUN */
-	uint64_t limit_bytes_per_s;    /* 0: none */
+	uint64_t alone_ns;             /* when `usual` was measured */
+	double usual;                  /* the program's events per second without rebuilding */
+	double limit[2];               /* bytes per second: urgent, gentle; 0: not known yet */
 };
 
 struct repair_agent {
@@ -146,6 +153,10 @@ bool rebuild_continue(struct repair *repair, uint64_t now_ns);
 void throttle_begin(struct agent *agent, uint64_t now_ns);
 void throttle_look(struct agent *agent, uint64_t now_ns, unsigned calls_running);
 bool throttle_allows(const struct agent *agent);
+/* Bytes per second that are rebuilt at most; 0: no limit. */
+uint64_t throttle_limit(const struct agent *agent);
+/* How many columns are worked at together, unless their groups have nothing left to lose. */
+unsigned throttle_columns(const struct agent *agent);
 /* For one call: bytes per second (0: no limit), and how many spansets it should have. */
 uint64_t throttle_call(const struct agent *agent, unsigned *spansets);
 

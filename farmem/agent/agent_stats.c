@@ -309,7 +309,7 @@ static cJSON *agent_object(const struct agent *agent)
 				  : "static");
 	add_number(object, "uptime_ns", clock_now_ns() - agent->started_ns);
 	add_number(object, "rebuild_limit_bytes_per_s",
-		agent->repair != NULL ? agent->repair->throttle.limit_bytes_per_s : 0);
+		agent->repair != NULL ? throttle_limit(agent) : 0);
 	return object;
 }
 

@@ -3,19 +3,19 @@
  *
  * With an idle program: as fast as the nodes can. With a busy one: so fast that it keeps most of
  * its throughput, nearly all of it when only a drain is under way. That is measured, not modelled:
- * time is cut into slices; in most of them columns are rebuilt, and now and then comes a short one
- * in which no call is under way. What the program does per second in the one kind, by what it does
- * in the other, is what rebuilding costs it; the cost grows with the rate, so the limit follows
- * from the two.
+ * what the program does in a slice of time, by what it usually does, is its share, and the limit
+ * follows the share. What is usual was seen before anything was rebuilt, and is looked at again
+ * now and then in a short slice in which no call is under way:
  *
- *     RUN (short at first) -> calls in flight end -> ALONE -> limit -> RUN ...
+ *     RUN -> RUN -> ... -> ENDING (calls in flight end) -> ALONE -> RUN ...
  *
- * It begins without a limit: most that is lost is rebuilt before anybody could have measured, and
- * the first slice is shorter than the dip that a program may see.
+ * The limit that was found is where the next repair begins. The first slice after a death is not
+ * judged: what the death itself costs (broken connections, a new group) is not rebuilding's doing.
  *
- * What a program does is what it asks of its far memory: faults, pages in and out, of all programs
- * of this agent together. A program that asks for next to nothing is not in anybody's way, and is
- * never measured.
+ * What a program does is what it asks of its far memory: faults and pages brought in, of all
+ * programs of this agent together. Pages sent out do not count: while groups have lost columns,
+ * more of them have to be written for the same work. A program that asks for next to nothing is
+ * in nobody's way, and is not measured.
  *
  * Callers: agent_repair.c (ticks), agent_rebuild.c (before each call).
  */
@@ -25,28 +25,27 @@
 #include "farmem/agent/agent_repair.h"
 
 #define SLICE_FIRST_NS (150 * NS_PER_MS)
-#define SLICE_RUN_NS (400 * NS_PER_MS)
-#define SLICE_FREE_NS (1200 * NS_PER_MS) /* while nothing has to be held back */
-#define SLICE_ALONE_NS (50 * NS_PER_MS)
-#define SLICE_IDLE_NS (50 * NS_PER_MS) /* looks whether an idle program has become busy */
-#define ENDING_NS (5 * NS_PER_MS)      /* looks whether calls have ended */
+#define SLICE_RUN_NS (100 * NS_PER_MS)
+#define SLICE_ALONE_NS (40 * NS_PER_MS)
+#define SLICE_IDLE_NS (50 * NS_PER_MS)   /* looks whether an idle program has become busy */
+#define SLICE_BEFORE_NS (20 * NS_PER_MS) /* says something of what was before */
+#define ENDING_NS (3 * NS_PER_MS)        /* looks whether calls have ended */
+#define ALONE_EVERY_NS (1 * NS_PER_S)
 #define BUSY_EVENTS_PER_S 500.0
-#define LIMIT_MIN (32ull << 20)
-#define LIMIT_GENTLE_FIRST (64ull << 20)
-#define LIMIT_GENTLE_MIN (16ull << 20)
+#define SHARE_NOTHING 0.1               /* idle, or starved by us: what is it alone? */
 #define CALL_TARGET_NS (50 * NS_PER_MS) /* calls are so short that they can be ended by waiting */
 
 /* Shares of the program's throughput: less than `low` is too little, more than `high` leaves room.
  */
 struct goal {
 	double low, high;
-	uint64_t limit_first, limit_min; /* while it is busy; 0: none */
+	double limit_first, limit_min; /* bytes per second, while it is busy */
 };
 
-/* Promised are 0.8, and the ALONE slices help. */
-static const struct goal goal_urgent = {0.86, 0.93, 0, LIMIT_MIN};
+/* Promised are 0.8. */
+static const struct goal goal_urgent = {0.80, 0.86, 256 << 20, 64 << 20};
 /* A drain that nobody waits for. */
-static const struct goal goal_gentle = {0.96, 0.99, LIMIT_GENTLE_FIRST, LIMIT_GENTLE_MIN};
+static const struct goal goal_gentle = {0.96, 0.99, 64 << 20, 16 << 20};
 
 static const struct goal *goal_now(const struct agent *agent)
 {
@@ -71,15 +70,16 @@ static uint64_t events_now(const struct agent *agent)
 			continue;
 		const struct catalog_stats *stats = agent->runtimes[i]->catalog.stats;
 		events += atomic_load_explicit(&stats->faults, memory_order_relaxed) +
-			  atomic_load_explicit(&stats->swap_in_pages, memory_order_relaxed) +
-			  atomic_load_explicit(&stats->swap_out_pages, memory_order_relaxed);
+			  atomic_load_explicit(&stats->swap_in_pages, memory_order_relaxed);
 	}
 	return events;
 }
 
+/* ---- slices ---- */
+
 /* Since the slice began: events and rebuilt bytes per second. */
 struct slice {
-	double events_per_s, bytes_per_s;
+	double seconds, events_per_s, bytes_per_s;
 };
 
 /* Ends the slice and begins the next one. */
@@ -87,82 +87,109 @@ static struct slice slice_end(struct agent *agent, uint64_t now_ns)
 {
 	struct throttle *t = &agent->repair->throttle;
 	uint64_t events = events_now(agent), bytes = agent->repair->rebuilt_bytes;
-	double seconds = (double)(now_ns - t->at_ns) / (double)NS_PER_S;
-	struct slice slice = {0, 0};
+	struct slice slice = {.seconds = (double)(now_ns - t->at_ns) / (double)NS_PER_S};
 	/* A runtime that left takes its events along. */
-	if (seconds > 0 && events > t->events)
-		slice.events_per_s = (double)(events - t->events) / seconds;
-	if (seconds > 0)
-		slice.bytes_per_s = (double)(bytes - t->bytes) / seconds;
+	if (slice.seconds > 0 && events > t->events)
+		slice.events_per_s = (double)(events - t->events) / slice.seconds;
+	if (slice.seconds > 0)
+		slice.bytes_per_s = (double)(bytes - t->bytes) / slice.seconds;
 	t->events = events;
 	t->bytes = bytes;
 	t->at_ns = now_ns;
 	return slice;
 }
 
-static double smooth(double before, double now)
+static void slice_begin(struct throttle *t, enum throttle_slice kind, uint64_t until_ns)
 {
-	return before > 0 ? (before + now) / 2 : now;
+	t->slice = kind;
+	t->until_ns = until_ns;
 }
 
-/* Both kinds have been measured. What it costs is taken to grow with the rate. */
-static void limit_turn(struct throttle *t, const struct goal *goal)
+/* ---- the limit ---- */
+
+/* What it costs is taken to grow with the rate. */
+static void limit_turn(struct throttle *t, const struct goal *goal, double share, double rate)
 {
-	double share = t->alone > 0 ? t->together / t->alone : 1;
-	double limit = (double)t->limit_bytes_per_s;
+	double *limit = &t->limit[goal == &goal_gentle];
 	if (share < goal->low) {
-		double part = (1 - goal->low) / (1 - share), least = (double)goal->limit_min;
-		limit = t->rate * (part > 0.25 ? part : 0.25);
-		limit = limit > least ? limit : least;
-	} else if (share > goal->high) {
-		/* One that is far above what is done is none. */
-		limit = limit > 4 * t->rate ? 0 : limit * 1.5;
+		double part = (1 - goal->low) / (1 - share);
+		*limit = FM_MIN(rate, *limit) * FM_MAX(part, 0.5);
+	} else if (share > goal->high && rate > *limit / 2) {
+		*limit *= 1.5;
 	}
-	t->limit_bytes_per_s = (uint64_t)limit;
-	log_debug("agent: throttle share=%.2f alone=%.0f rate_mib_per_s=%.0f limit_mib_per_s=%llu",
-		share, t->alone, t->rate / (1 << 20),
-		(unsigned long long)(t->limit_bytes_per_s >> 20));
+	*limit = FM_MAX(*limit, goal->limit_min);
+	log_debug("agent: throttle share=%.2f usual=%.0f rate_mib_per_s=%.0f limit_mib_per_s=%.0f",
+		share, t->usual, rate / (1 << 20), *limit / (1 << 20));
 }
 
-static void become_busy(struct throttle *t, bool busy, const struct goal *goal)
+static double limit_now(const struct agent *agent)
 {
-	if (busy == t->busy)
-		return;
-	t->busy = busy;
-	t->alone = t->together = 0;
-	t->limit_bytes_per_s = busy ? goal->limit_first : 0;
-	log_debug("agent: throttle busy=%d", busy);
+	const struct throttle *t = &agent->repair->throttle;
+	const struct goal *goal = goal_now(agent);
+	double limit = t->limit[goal == &goal_gentle];
+	if (!t->busy)
+		return 0;
+	return limit > 0 ? limit : goal->limit_first;
 }
 
-/* A slice is over: what was it, what comes next? */
-static void slice_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
+static void become_busy(struct throttle *t, bool busy)
+{
+	if (busy != t->busy)
+		log_debug("agent: throttle busy=%d", busy);
+	t->busy = busy;
+}
+
+/* ---- turns ---- */
+
+static void run_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 {
 	struct throttle *t = &agent->repair->throttle;
 	const struct goal *goal = goal_now(agent);
-	double events = slice.events_per_s;
-	if (t->paused) {
-		t->alone = smooth(t->alone, events);
-		limit_turn(t, goal);
-	} else {
-		t->together = smooth(t->together, events);
-		t->rate = slice.bytes_per_s;
+	double share = t->usual > 0 ? slice.events_per_s / t->usual : 0;
+	bool was_busy = t->busy, first = t->first;
+	t->first = false;
+	if (!was_busy) {
+		become_busy(t, slice.events_per_s >= BUSY_EVENTS_PER_S);
+		/* What it would do alone is not known. */
+		slice_begin(t, t->busy ? SLICE_ENDING : SLICE_RUN, now_ns + SLICE_IDLE_NS);
+		return;
 	}
-	become_busy(
-		t, events >= BUSY_EVENTS_PER_S || (t->busy && t->alone >= BUSY_EVENTS_PER_S), goal);
-	t->paused = t->busy && !t->paused;
-	t->ending = t->paused;
-	t->until_ns = now_ns + (t->ending                          ? ENDING_NS
-				       : !t->busy                  ? SLICE_IDLE_NS
-				       : t->limit_bytes_per_s != 0 ? SLICE_RUN_NS
-								   : SLICE_FREE_NS);
+	t->limit[goal == &goal_gentle] = limit_now(agent);
+	if (!first && share >= SHARE_NOTHING)
+		limit_turn(t, goal, share, slice.bytes_per_s);
+	if (share < SHARE_NOTHING || now_ns - t->alone_ns >= ALONE_EVERY_NS)
+		slice_begin(t, SLICE_ENDING, now_ns);
+	else
+		slice_begin(t, SLICE_RUN, now_ns + SLICE_RUN_NS);
+}
+
+static void alone_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
+{
+	struct throttle *t = &agent->repair->throttle;
+	become_busy(t, slice.events_per_s >= BUSY_EVENTS_PER_S);
+	t->usual =
+		t->usual > 0 && t->busy ? (t->usual + slice.events_per_s) / 2 : slice.events_per_s;
+	t->alone_ns = now_ns;
+	slice_begin(t, SLICE_RUN, now_ns + (t->busy ? SLICE_RUN_NS : SLICE_IDLE_NS));
+}
+
+/* Nothing is rebuilt: what the program does now is what is usual. */
+static void rest_turn(struct throttle *t, struct slice slice, uint64_t now_ns)
+{
+	t->usual = slice.events_per_s;
+	t->alone_ns = now_ns;
+	t->first = true;
+	become_busy(t, slice.events_per_s >= BUSY_EVENTS_PER_S);
+	slice_begin(t, SLICE_RUN, now_ns + SLICE_FIRST_NS);
 }
 
 void throttle_begin(struct agent *agent, uint64_t now_ns)
 {
 	struct throttle *t = &agent->repair->throttle;
-	(void)slice_end(agent, now_ns);
-	t->limit_bytes_per_s = t->busy ? goal_now(agent)->limit_first : 0;
-	t->until_ns = now_ns + SLICE_FIRST_NS;
+	struct slice slice = slice_end(agent, now_ns);
+	if (slice.seconds >= (double)SLICE_BEFORE_NS / (double)NS_PER_S)
+		rest_turn(t, slice, now_ns);
+	slice_begin(t, SLICE_RUN, now_ns + (t->busy ? SLICE_FIRST_NS : SLICE_IDLE_NS));
 }
 
 void throttle_look(struct agent *agent, uint64_t now_ns, unsigned calls_running)
@@ -170,32 +197,41 @@ void throttle_look(struct agent *agent, uint64_t now_ns, unsigned calls_running)
 	struct throttle *t = &agent->repair->throttle;
 	if (now_ns < t->until_ns)
 		return;
-	struct slice slice = slice_end(agent, now_ns);
 	if (agent->repair->count == 0 && calls_running == 0) {
-		/* Nothing to hold back. What the program does alone is what counts next. */
-		t->busy = slice.events_per_s >= BUSY_EVENTS_PER_S;
-		t->alone = slice.events_per_s;
-		t->together = 0;
-		t->limit_bytes_per_s = 0;
-		t->paused = t->ending = false;
-		t->until_ns = now_ns + SLICE_FIRST_NS;
-	} else if (t->ending) {
+		rest_turn(t, slice_end(agent, now_ns), now_ns);
+	} else if (t->slice == SLICE_ENDING) {
 		/* The slice alone begins when the last call has ended. */
-		t->ending = calls_running > 0;
-		t->until_ns = now_ns + (t->ending ? ENDING_NS : SLICE_ALONE_NS);
+		struct slice ending = slice_end(agent, now_ns);
+		(void)ending;
+		slice_begin(t, calls_running > 0 ? SLICE_ENDING : SLICE_ALONE,
+			now_ns + (calls_running > 0 ? ENDING_NS : SLICE_ALONE_NS));
+	} else if (t->slice == SLICE_ALONE) {
+		alone_turn(agent, slice_end(agent, now_ns), now_ns);
 	} else {
-		slice_turn(agent, slice, now_ns);
+		run_turn(agent, slice_end(agent, now_ns), now_ns);
 	}
 }
 
+/* ---- questions ---- */
+
 bool throttle_allows(const struct agent *agent)
 {
-	return !agent->repair->throttle.paused;
+	return agent->repair->throttle.slice == SLICE_RUN;
+}
+
+uint64_t throttle_limit(const struct agent *agent)
+{
+	return (uint64_t)limit_now(agent);
+}
+
+unsigned throttle_columns(const struct agent *agent)
+{
+	return agent->repair->throttle.busy ? REPAIR_WORKING_BUSY : REPAIR_WORKING_MAX;
 }
 
 uint64_t throttle_call(const struct agent *agent, unsigned *spansets)
 {
-	uint64_t limit = agent->repair->throttle.limit_bytes_per_s;
+	uint64_t limit = throttle_limit(agent);
 	uint64_t calls = FM_MAX(1u, repair_working_count(agent)) * REPAIR_CALLS_MAX;
 	*spansets = REPAIR_BATCH_MAX;
 	if (limit == 0)

@@ -7,3 +7,4 @@ fm_room(lb_sim
 	SOURCES sim/chance.c sim/events.c sim/measure.c sim/station.c sim/sim.c sim/sim_caller.c sim/sim_weather.c
 	DEPS lb base
 	LIBS m)
+fm_test(lb_sim_test SOURCES sim/sim_test.c DEPS lb_sim lb base LIBS m LABELS sim)

@@ -175,15 +175,6 @@ void sim_close(struct sim *sim)
 	free(sim);
 }
 
-static void next_arrival(struct sim *sim)
-{
-	double gap_ns = chance_exponential(&sim->chances[STREAM_ARRIVALS], sim->gap_ns);
-
-	events_add(&sim->events, &(struct event){.at_ns = sim->events.now_ns + (uint64_t)gap_ns,
-					 .kind = SIM_ARRIVAL,
-					 .serial = sim->arrival_serial});
-}
-
 static void arrival(struct sim *sim, const struct event *event)
 {
 	struct chance *chance = &sim->chances[STREAM_SERVICE];
@@ -206,7 +197,7 @@ static void arrival(struct sim *sim, const struct event *event)
 	if (load != sim->options.load)
 		weather_set_gap(sim);
 	else
-		next_arrival(sim);
+		weather_next_arrival(sim, sim->arrival_ns);
 }
 
 /* The answer to a job leaves its server at at_ns. */

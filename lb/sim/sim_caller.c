@@ -12,8 +12,9 @@
 #include "base/clock.h"
 #include "lb/sim/sim_parts.h"
 
-#define TIMER_LEAST_NS 1000u /* a balancer that always wants to be asked gets its way this often   \
-			      */
+#define TIMER_LEAST_NS                                                                             \
+	1000u /* a balancer that always wants to be asked gets its way this often                  \
+	       */
 
 static uint64_t way_ns(struct sim *sim)
 {

@@ -51,7 +51,8 @@ struct sim {
 	uint32_t *latency_ns, *scratch; /* by number of the request */
 	double *arrival_s;
 	struct chance chances[SIM_STREAMS];
-	double gap_ns; /* mean time between arrivals */
+	double gap_ns;     /* mean time between arrivals */
+	double arrival_ns; /* of the next one; with its fraction, or large fleets get too many */
 	bool bursting;
 	uint32_t arrived, ended, arrival_serial, next_change;
 	uint64_t failed, event_count, last_arrival_ns, look_ns;
@@ -78,5 +79,6 @@ void weather_begin(struct sim *sim);
 void weather_event(struct sim *sim, const struct event *event);
 void weather_change(struct sim *sim);
 void weather_set_gap(struct sim *sim);
+void weather_next_arrival(struct sim *sim, double after_ns);
 
 #endif

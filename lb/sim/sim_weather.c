@@ -2,6 +2,8 @@
  * lb/sim/sim_weather.c: what befalls a simulated fleet: bursts, slow servers, antagonists, crashes,
  * steps of the load. See sim_parts.h.
  */
+#include <math.h>
+
 #include "lb/sim/sim_parts.h"
 
 #define DEGRADED_SPEED (1.0 / 16)
@@ -22,13 +24,18 @@ void weather_set_gap(struct sim *sim)
 	}
 	sim->gap_ns = 1 / rate;
 	/* The time that is left to an exponential clock does not depend on the past: draw anew. */
+	weather_next_arrival(sim, (double)sim->events.now_ns);
+}
+
+void weather_next_arrival(struct sim *sim, double after_ns)
+{
+	sim->arrival_ns =
+		after_ns + chance_exponential(&sim->chances[STREAM_ARRIVALS], sim->gap_ns);
 	sim->arrival_serial++;
-	events_add(&sim->events,
-		&(struct event){.at_ns = sim->events.now_ns +
-					 (uint64_t)chance_exponential(
-						 &sim->chances[STREAM_ARRIVALS], sim->gap_ns),
-			.kind = SIM_ARRIVAL,
-			.serial = sim->arrival_serial});
+	events_add(&sim->events, &(struct event){.at_ns = (uint64_t)fmax(sim->arrival_ns,
+							 (double)sim->events.now_ns),
+					 .kind = SIM_ARRIVAL,
+					 .serial = sim->arrival_serial});
 }
 
 static void later(struct sim *sim, double in_ns, enum sim_event kind, struct event event)

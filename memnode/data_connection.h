@@ -20,8 +20,8 @@
 #include "memnode/data_server.h"
 #include "rpc/wire.h"
 
-#define DATA_INPUT_BYTES 512u /* headers received at a time */
-#define DATA_REPLIES_MAX 16u  /* replies waiting on a connection; then it is not read from */
+#define DATA_INPUT_BYTES 1024u /* headers received at a time */
+#define DATA_REPLIES_MAX 32u   /* replies waiting on a connection; then it is not read from */
 #define DATA_HANDLES_MAX LEASES_MAX
 
 struct data_handle {

@@ -279,10 +279,12 @@ static int peer_receive(struct tcp_part *part, struct tcp_peer *peer)
 
 void tcp_op_submit(struct tcp_part *part, struct tcp_peer *peer, struct tcp_op *op)
 {
-	bool idle = peer->unsent == TCP_NONE;
+	/* A read behind others goes out with all that are posted before the caller looks for
+	 * answers, by progress: one call and one wake-up of the node instead of one for each. So
+	 * does what finds others waiting for room in the socket. */
+	bool later = peer->unsent != TCP_NONE || (op->op == WIRE_READ && peer->first != TCP_NONE);
 	fifo_push(part, peer, op);
-	/* With others waiting for room in the socket, progress will send this one in its turn. */
-	if (idle && peer_send(part, peer))
+	if (!later && peer_send(part, peer))
 		tcp_peer_break(part, peer, 0);
 }
 

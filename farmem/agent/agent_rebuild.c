@@ -223,6 +223,18 @@ static void call_put(struct rebuild_call *call)
 	free(call);
 }
 
+static void call_told(const struct rebuild_call *call, const struct ctl_rebuilt *rebuilt)
+{
+	log_debug(
+		"agent: rebuilt group=%u position=%u count=%u us=%llu read_us=%llu decode_us=%llu "
+		"store_us=%llu",
+		call->repair->group, call->repair->position, call->asked.count,
+		(unsigned long long)((clock_now_ns() - call->begun_ns) / NS_PER_US),
+		(unsigned long long)(rebuilt->read_ns / NS_PER_US),
+		(unsigned long long)(rebuilt->decode_ns / NS_PER_US),
+		(unsigned long long)(rebuilt->store_ns / NS_PER_US));
+}
+
 static void rebuild_answered(void *context, const struct ctl_result *result)
 {
 	static struct ctl_rebuilt rebuilt;
@@ -236,6 +248,7 @@ static void rebuild_answered(void *context, const struct ctl_result *result)
 	AGENT_DIE("repair.answered");
 	if (error == 0) {
 		repair->target_failures = 0;
+		call_told(call, &rebuilt);
 		sources_blame(call, &rebuilt);
 		if (outcomes_take(repair, call, &rebuilt))
 			error = -EACCES;

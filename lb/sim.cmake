@@ -1,6 +1,7 @@
 # The tuner belongs to the core.
 target_sources(fm_lb PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/tuner.c ${CMAKE_CURRENT_SOURCE_DIR}/tuner_tail.c)
 target_link_libraries(fm_lb PUBLIC m)
+fm_test(lb_tuner_test SOURCES tuner_test.c DEPS lb base LIBS m)
 
 # The simulator: the same balancer and tuner, driven by events instead of sockets.
 fm_room(lb_sim

@@ -84,6 +84,7 @@ struct tuner {
 	unsigned level;
 	uint64_t index; /* time >> level */
 	uint64_t begun_ns, settled_ns;
+	bool whole;     /* seen from its beginning */
 	uint32_t notes; /* all of it, the settling too */
 	struct tail tail;
 	int signs[GROUP];
@@ -434,12 +435,17 @@ void tuner_note(struct tuner *tuner, uint64_t now_ns, uint64_t latency_ns)
 		begin_search(tuner, GAIN_FIRST);
 		begin_epoch(tuner, time_ns);
 	} else if (fm_unlikely(time_ns >> tuner->level != tuner->index)) {
-		/* A clock that was set, or silence for longer than a sub-epoch: nothing follows. */
-		if (time_ns >> tuner->level == tuner->index + 1)
+		uint64_t end_ns = (tuner->index + 1) << tuner->level;
+		bool follows = time_ns >> tuner->level == tuner->index + 1;
+
+		/* A clock that was set, silence for longer than a sub-epoch: nothing to compare. */
+		if (follows && tuner->whole)
 			end_epoch(tuner);
 		else
 			tuner->done = GROUP;
 		begin_epoch(tuner, time_ns);
+		/* Its level may be another. */
+		tuner->whole = follows && tuner->begun_ns == end_ns;
 	}
 	tuner->notes++;
 	if (time_ns >= tuner->settled_ns)

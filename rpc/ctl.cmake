@@ -7,7 +7,7 @@ find_library(GRPC_LIBRARY grpc REQUIRED)
 find_library(GPR_LIBRARY gpr REQUIRED)
 
 set(CTL_PROTO_SOURCES)
-foreach(proto memnode health)
+foreach(proto memnode health orca)
 	add_custom_command(
 		OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${proto}.pb-c.c ${CMAKE_CURRENT_BINARY_DIR}/${proto}.pb-c.h
 		COMMAND ${PROTOC_C} --c_out=${CMAKE_CURRENT_BINARY_DIR} -I ${CMAKE_CURRENT_SOURCE_DIR}
@@ -21,8 +21,9 @@ target_compile_options(fm_ctl_proto PRIVATE -w)
 target_include_directories(fm_ctl_proto SYSTEM PUBLIC ${CMAKE_CURRENT_BINARY_DIR})
 target_link_libraries(fm_ctl_proto PUBLIC PkgConfig::PROTOBUF_C)
 
-fm_room(ctl SOURCES ctl_library.c ctl_server.c ctl_client.c ctl_memnode.c DEPS base ctl_proto
+fm_room(ctl SOURCES ctl_library.c ctl_server.c ctl_client.c ctl_memnode.c ctl_orca.c DEPS base ctl_proto
 	LIBS ${GRPC_LIBRARY} ${GPR_LIBRARY} Threads::Threads)
 
 fm_test(ctl_test SOURCES ctl_test.c DEPS ctl base)
+fm_test(ctl_orca_test SOURCES ctl_orca_test.c DEPS ctl base LABELS unit)
 fm_test(ctl_memnode_test SOURCES ctl_memnode_test.c DEPS ctl base LABELS unit)

@@ -30,6 +30,7 @@
 #include <grpc/support/time.h>
 
 #include "base/assert.h"
+#include "rpc/ctl_orca.h"
 
 #define RECONNECT_MIN_MS 100
 #define RECONNECT_MAX_MS 1000
@@ -209,9 +210,21 @@ static bool details_say_refused(grpc_slice details)
 	return false;
 }
 
+/* Of several such trailers the first one that can be read counts. */
+static void result_take_load(struct ctl_result *result, const grpc_metadata_array *trailing)
+{
+	for (size_t i = 0; i < trailing->count && !result->has_load; i++) {
+		const grpc_metadata *entry = &trailing->metadata[i];
+		if (grpc_slice_str_cmp(entry->key, ORCA_TRAILER_OURS) == 0)
+			result->has_load = orca_decode(GRPC_SLICE_START_PTR(entry->value),
+				GRPC_SLICE_LENGTH(entry->value), &result->load);
+	}
+}
+
 static void call_result(const struct call *call, struct ctl_result *result)
 {
 	memset(result, 0, sizeof *result);
+	result_take_load(result, &call->trailing);
 	result->status = ctl_status_to_errno((int)call->status);
 	if (call->status == GRPC_STATUS_UNAVAILABLE && details_say_refused(call->details))
 		result->status = -ECONNREFUSED;

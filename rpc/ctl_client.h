@@ -14,6 +14,7 @@
 
 #include "base/compiler.h"
 #include "rpc/ctl_library.h"
+#include "rpc/load.h"
 
 struct ctl_client;
 struct ctl_queue;
@@ -23,6 +24,8 @@ struct ctl_result {
 	int status;
 	uint8_t *bytes; /* the answer; freed by ctl_result_clear, or by the queue after `done` */
 	size_t length;
+	bool has_load; /* the answer said how busy the server is (rpc/ctl_orca.h) */
+	struct load load;
 	char text[CTL_TEXT_BYTES]; /* the node's or gRPC's one line about an error */
 };
 

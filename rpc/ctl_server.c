@@ -45,6 +45,8 @@ struct slot {
 	grpc_metadata_array metadata;
 	grpc_byte_buffer *request;
 	grpc_byte_buffer *reply;
+	grpc_metadata trailers[2];
+	bool has_trailers;
 	int cancelled;
 };
 
@@ -97,6 +99,7 @@ static void slot_arm(struct slot *slot)
 	slot->call = NULL;
 	slot->request = NULL;
 	slot->reply = NULL;
+	slot->has_trailers = false;
 	grpc_call_details_init(&slot->details);
 	grpc_metadata_array_init(&slot->metadata);
 	grpc_call_error error = grpc_server_request_call(server->grpc, &slot->call, &slot->details,
@@ -113,6 +116,9 @@ static void slot_clear(struct slot *slot)
 		grpc_byte_buffer_destroy(slot->request);
 	if (slot->reply != NULL)
 		grpc_byte_buffer_destroy(slot->reply);
+	if (slot->has_trailers)
+		for (unsigned i = 0; i < FM_ARRAY_COUNT(slot->trailers); i++)
+			grpc_slice_unref(slot->trailers[i].value);
 	grpc_call_details_destroy(&slot->details);
 	grpc_metadata_array_destroy(&slot->metadata);
 	if (slot->call != NULL)
@@ -136,6 +142,28 @@ static void slot_start(struct slot *slot, enum slot_step step, const grpc_op *op
 	}
 }
 
+/* The server's load as trailers of the answer; they live until the batch has ended. */
+static void slot_add_load(struct slot *slot, grpc_op *status)
+{
+	static const char *const keys[] = {ORCA_TRAILER, ORCA_TRAILER_OURS};
+	const struct ctl_server_options *options = &slot->server->options;
+	struct orca_report report = {0};
+	uint8_t bytes[ORCA_BYTES_MAX];
+	size_t length;
+	if (options->load == NULL || !options->load(options->context, &report))
+		return;
+	length = orca_encode(&report, bytes);
+	memset(slot->trailers, 0, sizeof slot->trailers);
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(keys); i++) {
+		slot->trailers[i].key = grpc_slice_from_static_string(keys[i]);
+		slot->trailers[i].value =
+			grpc_slice_from_copied_buffer((const char *)bytes, length);
+	}
+	slot->has_trailers = true;
+	status->data.send_status_from_server.trailing_metadata_count = FM_ARRAY_COUNT(keys);
+	status->data.send_status_from_server.trailing_metadata = slot->trailers;
+}
+
 static void slot_answer(struct slot *slot, int error, const struct ctl_reply *reply)
 {
 	grpc_slice text = grpc_slice_from_copied_string(error != 0 ? reply->text : "");
@@ -152,6 +180,7 @@ static void slot_answer(struct slot *slot, int error, const struct ctl_reply *re
 		ops[count++].data.send_message.send_message = slot->reply;
 	}
 	ops[count].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
+	slot_add_load(slot, &ops[count]);
 	ops[count].data.send_status_from_server.status =
 		(grpc_status_code)ctl_status_from_errno(error);
 	ops[count++].data.send_status_from_server.status_details = &text;

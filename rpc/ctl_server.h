@@ -15,6 +15,7 @@
 
 #include "base/compiler.h"
 #include "rpc/ctl_library.h"
+#include "rpc/ctl_orca.h"
 
 #define CTL_METHODS_MAX 32
 #define CTL_THREADS_MAX 64
@@ -45,6 +46,9 @@ struct ctl_server_options {
 	unsigned methods_count;           /* 1..CTL_METHODS_MAX */
 	void *context;                    /* handed to every handler */
 	unsigned threads;                 /* 1..CTL_THREADS_MAX */
+	/* How busy the server is; when it says true, every answer carries it (rpc/ctl_orca.h). On
+	 * any of the server's threads. NULL: answers carry nothing. */
+	bool (*load)(void *context, struct orca_report *report);
 	uint32_t message_bytes_max; /* larger requests: RESOURCE_EXHAUSTED; 0: CTL_MESSAGE_BYTES_MAX
 				     */
 };

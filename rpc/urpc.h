@@ -13,6 +13,7 @@
 #ifndef FM_RPC_URPC_H
 #define FM_RPC_URPC_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -80,7 +81,8 @@ struct urpc_completion {
 /* Receives what is there, never sleeps. Returns how many are filled. */
 unsigned urpc_client_poll(
 	struct urpc_client *client, struct urpc_completion *completions, unsigned max);
-/* Spins, then sleeps until something can be polled or until_ns. 0 or -ETIMEDOUT. */
+/* Spins, then sleeps until something can be polled, urpc_client_wake, or until_ns. 0 or -ETIMEDOUT.
+ */
 int urpc_client_wait(struct urpc_client *client, uint64_t until_ns);
 /* Wakes a thread that sleeps in urpc_client_wait; the one call that any thread may make. */
 void urpc_client_wake(struct urpc_client *client);
@@ -135,6 +137,9 @@ struct urpc_server_options {
 	 * `answer` (at most `length` bytes: never larger than the question), or 0. May be NULL. */
 	size_t (*foreign)(void *context, const void *bytes, size_t length, void *answer);
 	void *foreign_context;
+	/* Handlers run on threads of their own even if there is one worker only. Without it one
+	 * worker and the receiver are one thread: no hand-over, no wake-up. */
+	bool apart;
 };
 
 int urpc_server_open(
@@ -154,6 +159,7 @@ const struct load_slot *urpc_server_slot(const struct urpc_server *server);
 struct urpc_server_stats {
 	uint64_t requests, replies, overloads, expired, cancelled, duplicates, preemptions;
 	uint64_t malformed, foreign, unknown_methods, fragments_dropped;
+	uint64_t replies_lost; /* the peer had no room for them until their deadline */
 };
 void urpc_server_stats(const struct urpc_server *server, struct urpc_server_stats *stats);
 
@@ -161,11 +167,13 @@ void urpc_server_stats(const struct urpc_server *server, struct urpc_server_stat
  * A place where a long handler may be put aside for others: one load of a flag on a cache line of
  * its own that the dispatcher writes (Concord's cooperative preemption). Not while holding a lock.
  */
-extern _Thread_local const volatile unsigned char *urpc_preempt_flag;
+extern _Thread_local const _Atomic unsigned char *urpc_preempt_flag;
 void urpc_yield(void);
 static inline void urpc_poll_point(void)
 {
-	if (urpc_preempt_flag != NULL && *urpc_preempt_flag != 0)
+	/* relaxed: a hint */
+	if (urpc_preempt_flag != NULL &&
+		atomic_load_explicit(urpc_preempt_flag, memory_order_relaxed) != 0)
 		urpc_yield();
 }
 

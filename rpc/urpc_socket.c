@@ -1,0 +1,406 @@
+/*
+ * rpc/urpc_socket.c: datagrams over UDP and unix sockets, many per system call.
+ *
+ * Used by urpc's client and server through urpc_link_ops.
+ *
+ * A receive that sleeps does so in recvmmsg itself, with the socket's SO_RCVTIMEO of one tick: a
+ * blocking round trip is one send and one receive. Only a deadline that is nearer than two ticks
+ * costs a ppoll. Another thread wakes it by a datagram that the socket sends to itself.
+ *
+ * A server takes the kernel's time of arrival (SO_TIMESTAMPNS, wall clock) and turns it into
+ * monotonic time by its age; whatever the wall clock did in between, the packet came after the
+ * socket was last seen empty and before now, and is held to that.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "rpc/urpc_link.h"
+
+#define RECEIVE_BUFFER_BYTES (4 << 20)
+#define SEND_BUFFER_BYTES (1 << 20)
+#define CONTROL_BYTES 128
+#define UNIT_UNIX 16384u
+
+struct socket_link {
+	struct urpc_link link;
+	bool stamped;     /* a server's: wants times of arrival */
+	bool any_address; /* listens on all of the machine's: answers must leave by the right one */
+	bool owns_path;
+	uint64_t wake_cookie;
+	uint64_t empty_ns; /* last seen empty */
+	struct urpc_address self;
+	unsigned used_count; /* entries that must be made ready again */
+	struct mmsghdr messages[URPC_BATCH_MAX];
+	struct iovec iov[URPC_BATCH_MAX];
+	FM_ALIGNED(16) uint8_t control[URPC_BATCH_MAX][CONTROL_BYTES];
+};
+
+static struct socket_link *socket_of(struct urpc_link *link)
+{
+	return FM_CONTAINER_OF(link, struct socket_link, link);
+}
+
+/* --- receiving --- */
+
+static void socket_make_ready(struct socket_link *s, const struct urpc_batch *batch)
+{
+	for (unsigned i = 0; i < s->used_count; i++) {
+		struct msghdr *message = &s->messages[i].msg_hdr;
+
+		s->iov[i] = (struct iovec){batch->at[i].bytes, URPC_DATAGRAM_BYTES_MAX};
+		message->msg_iov = &s->iov[i];
+		message->msg_iovlen = 1;
+		message->msg_name = &batch->at[i].source->any;
+		message->msg_namelen =
+			sizeof(*batch->at[i].source) - offsetof(struct urpc_address, any);
+		message->msg_control = s->stamped ? s->control[i] : NULL;
+		message->msg_controllen = s->stamped ? CONTROL_BYTES : 0;
+	}
+	s->used_count = 0;
+}
+
+static uint64_t wall_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+struct socket_times {
+	uint64_t wall_ns, now_ns, empty_ns;
+};
+
+/* Head of the file, second paragraph. */
+static uint64_t socket_arrival(const struct socket_times *times, uint64_t stamp_ns)
+{
+	uint64_t age_ns = times->wall_ns > stamp_ns ? times->wall_ns - stamp_ns : 0;
+	uint64_t age_ns_max = times->now_ns - times->empty_ns;
+
+	return times->now_ns - FM_MIN(age_ns, age_ns_max);
+}
+
+static void socket_read_control(
+	struct msghdr *message, const struct socket_times *times, struct urpc_received *received)
+{
+	received->arrival_ns = times->now_ns;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
+			struct timespec stamp;
+
+			memcpy(&stamp, CMSG_DATA(c), sizeof(stamp));
+			received->arrival_ns = socket_arrival(
+				times, (uint64_t)stamp.tv_sec * NS_PER_S + (uint64_t)stamp.tv_nsec);
+		} else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
+			struct in_pktinfo info;
+
+			memcpy(&info, CMSG_DATA(c), sizeof(info));
+			memcpy(&received->source->local, &info.ipi_spec_dst,
+				sizeof(struct in_addr));
+		} else if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
+			struct in6_pktinfo info;
+
+			memcpy(&info, CMSG_DATA(c), sizeof(info));
+			received->source->local = info.ipi6_addr;
+		}
+	}
+}
+
+static void socket_take(struct socket_link *s, struct urpc_batch *batch, unsigned count)
+{
+	struct socket_times times = {.empty_ns = s->empty_ns};
+
+	if (s->stamped) {
+		times.wall_ns = wall_now_ns();
+		times.now_ns = FM_MAX(clock_now_ns(), s->empty_ns);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		struct urpc_received *received = &batch->at[i];
+		struct msghdr *message = &s->messages[i].msg_hdr;
+
+		received->length = s->messages[i].msg_len;
+		received->source->length = message->msg_namelen;
+		if (message->msg_flags & MSG_TRUNC)
+			received->length = URPC_DATAGRAM_BYTES_MAX + 1;
+		else if (received->length == sizeof(s->wake_cookie) &&
+			 memcmp(received->bytes, &s->wake_cookie, sizeof(s->wake_cookie)) == 0)
+			received->length = URPC_RECEIVED_WAKE;
+		if (s->stamped)
+			socket_read_control(message, &times, received);
+	}
+	s->used_count = count;
+}
+
+/* Sleeps until something can be received or until_ns; for times that ticks are too coarse for. */
+static void socket_sleep(struct socket_link *s, uint64_t sleep_ns)
+{
+	struct pollfd poll_fd = {.fd = s->link.fd, .events = POLLIN};
+	struct timespec timeout = {
+		.tv_sec = (time_t)(sleep_ns / NS_PER_S), .tv_nsec = (long)(sleep_ns % NS_PER_S)};
+
+	ppoll(&poll_fd, 1, &timeout, NULL);
+}
+
+static int socket_receive(
+	struct urpc_link *link, struct urpc_batch *batch, unsigned max, uint64_t until_ns)
+{
+	struct socket_link *s = socket_of(link);
+	int flags = MSG_DONTWAIT;
+	int n;
+
+	socket_make_ready(s, batch);
+	if (until_ns != 0) {
+		uint64_t now_ns = clock_now_ns();
+
+		if (until_ns > now_ns && until_ns - now_ns >= 2 * URPC_TICK_NS)
+			flags = MSG_WAITFORONE;
+		else if (until_ns > now_ns)
+			socket_sleep(s, until_ns - now_ns);
+	}
+	n = recvmmsg(s->link.fd, s->messages, FM_MIN(max, URPC_BATCH_MAX), flags, NULL);
+	if (n > 0) {
+		socket_take(s, batch, (unsigned)n);
+		if ((unsigned)n < max && s->stamped)
+			s->empty_ns = batch->at[n - 1].arrival_ns;
+		return n;
+	}
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		return -errno;
+	if (s->stamped)
+		s->empty_ns = clock_now_ns();
+	return 0;
+}
+
+/* --- sending --- */
+
+/* Answers leave by the address that was asked; else a client takes them for somebody else's. */
+static void socket_set_local(struct msghdr *message, uint8_t control[CONTROL_BYTES])
+{
+	const struct urpc_address *to =
+		FM_CONTAINER_OF((struct sockaddr *)message->msg_name, struct urpc_address, any);
+	struct cmsghdr *c;
+
+	memset(control, 0, CONTROL_BYTES);
+	message->msg_control = control;
+	message->msg_controllen = CONTROL_BYTES;
+	c = CMSG_FIRSTHDR(message);
+	if (to->any.sa_family == AF_INET) {
+		struct in_pktinfo info = {0};
+
+		memcpy(&info.ipi_spec_dst, &to->local, sizeof(info.ipi_spec_dst));
+		*c = (struct cmsghdr){.cmsg_level = IPPROTO_IP,
+			.cmsg_type = IP_PKTINFO,
+			.cmsg_len = CMSG_LEN(sizeof(info))};
+		memcpy(CMSG_DATA(c), &info, sizeof(info));
+		message->msg_controllen = CMSG_SPACE(sizeof(info));
+	} else {
+		struct in6_pktinfo info = {.ipi6_addr = to->local};
+
+		*c = (struct cmsghdr){.cmsg_level = IPPROTO_IPV6,
+			.cmsg_type = IPV6_PKTINFO,
+			.cmsg_len = CMSG_LEN(sizeof(info))};
+		memcpy(CMSG_DATA(c), &info, sizeof(info));
+		message->msg_controllen = CMSG_SPACE(sizeof(info));
+	}
+}
+
+static int socket_send_once(struct socket_link *s, struct mmsghdr *messages, unsigned count)
+{
+	struct msghdr *one = &messages[0].msg_hdr;
+
+	if (count > 1)
+		return sendmmsg(s->link.fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (one->msg_iovlen == 1 && one->msg_control == NULL)
+		return sendto(s->link.fd, one->msg_iov->iov_base, one->msg_iov->iov_len,
+			       MSG_DONTWAIT | MSG_NOSIGNAL, one->msg_name, one->msg_namelen) < 0
+			       ? -1
+			       : 1;
+	return sendmsg(s->link.fd, one, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 1;
+}
+
+static int socket_send(struct urpc_link *link, struct mmsghdr *messages, unsigned count)
+{
+	struct socket_link *s = socket_of(link);
+	FM_ALIGNED(16) uint8_t control[URPC_BATCH_MAX][CONTROL_BYTES];
+	int n;
+
+	count = FM_MIN(count, URPC_BATCH_MAX);
+	for (unsigned i = 0; s->any_address && i < count; i++)
+		socket_set_local(&messages[i].msg_hdr, control[i]);
+	n = socket_send_once(s, messages, count);
+	/* An earlier datagram's error waits and is reported here: this one has not been tried. */
+	if (n < 0 && errno == ECONNREFUSED && link->family != AF_UNIX)
+		n = socket_send_once(s, messages, count);
+	if (n >= 0)
+		return n;
+	return errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ? -EAGAIN : -errno;
+}
+
+static size_t socket_next_error(
+	struct urpc_link *link, uint8_t *bytes, size_t size, struct urpc_address *to)
+{
+	FM_ALIGNED(16) uint8_t control[512];
+	struct iovec iov = {bytes, size};
+	struct msghdr message = {.msg_name = &to->any,
+		.msg_namelen = sizeof(*to) - offsetof(struct urpc_address, any),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	ssize_t n;
+
+	if (link->family == AF_UNIX)
+		return 0;
+	n = recvmsg(link->fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT);
+	to->length = message.msg_namelen;
+	return n > 0 ? (size_t)n : 0;
+}
+
+static void socket_wake(struct urpc_link *link)
+{
+	struct socket_link *s = socket_of(link);
+
+	/* When even this cannot be sent, the sleeper looks up after a tick. */
+	if (sendto(s->link.fd, &s->wake_cookie, sizeof(s->wake_cookie), MSG_DONTWAIT | MSG_NOSIGNAL,
+		    &s->self.any, s->self.length) < 0)
+		return;
+}
+
+/* --- opening and closing --- */
+
+static void socket_close(struct urpc_link *link)
+{
+	struct socket_link *s = socket_of(link);
+
+	if (s->owns_path)
+		unlink(s->self.un.sun_path);
+	close(s->link.fd);
+	free(s);
+}
+
+static const struct urpc_link_ops socket_ops = {
+	.receive = socket_receive,
+	.send = socket_send,
+	.next_error = socket_next_error,
+	.wake = socket_wake,
+	.close = socket_close,
+};
+
+static void socket_set_int(int fd, int level, int name, int value)
+{
+	/* All of these are wishes: without them it works, less well. */
+	if (setsockopt(fd, level, name, &value, sizeof(value)) != 0)
+		return;
+}
+
+static void socket_tune(struct socket_link *s, bool listen)
+{
+	struct timeval tick = {.tv_usec = URPC_TICK_NS / NS_PER_US};
+	int family = s->link.family;
+
+	socket_set_int(s->link.fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER_BYTES);
+	socket_set_int(s->link.fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES);
+	socket_set_int(s->link.fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
+	if (listen)
+		socket_set_int(s->link.fd, SOL_SOCKET, SO_TIMESTAMPNS, 1);
+	if (family == AF_INET)
+		socket_set_int(s->link.fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT);
+	if (!listen && family == AF_INET)
+		socket_set_int(s->link.fd, IPPROTO_IP, IP_RECVERR, 1);
+	if (!listen && family == AF_INET6)
+		socket_set_int(s->link.fd, IPPROTO_IPV6, IPV6_RECVERR, 1);
+	if (s->any_address && family == AF_INET)
+		socket_set_int(s->link.fd, IPPROTO_IP, IP_PKTINFO, 1);
+	if (s->any_address && family == AF_INET6)
+		socket_set_int(s->link.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
+	if (setsockopt(s->link.fd, SOL_SOCKET, SO_RCVTIMEO, &tick, sizeof(tick)) != 0)
+		FM_PANIC("SO_RCVTIMEO: %d", errno);
+}
+
+static bool address_is_any(const struct urpc_address *address)
+{
+	return address->any.sa_family == AF_INET
+		       ? address->in.sin_addr.s_addr == htonl(INADDR_ANY)
+		       : address->any.sa_family == AF_INET6 &&
+				 IN6_IS_ADDR_UNSPECIFIED(&address->in6.sin6_addr);
+}
+
+/* A socket file nobody listens at is left over from somebody who was killed. */
+static void socket_remove_stale(const struct urpc_address *address)
+{
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return;
+	if (connect(fd, &address->any, address->length) != 0 && errno == ECONNREFUSED)
+		unlink(address->un.sun_path);
+	close(fd);
+}
+
+/* Binds, and notes where a datagram to ourselves would go. */
+static int socket_bind(struct socket_link *s, const struct urpc_address *address, bool listen)
+{
+	struct urpc_address local = {.length = address->length};
+
+	local.any.sa_family = address->any.sa_family;
+	if (listen)
+		local = *address;
+	else if (s->link.family == AF_UNIX)
+		local.length = sizeof(sa_family_t); /* autobind */
+	if (listen && s->link.family == AF_UNIX)
+		socket_remove_stale(address);
+	if (bind(s->link.fd, &local.any, local.length) != 0)
+		return -errno;
+	s->owns_path = listen && s->link.family == AF_UNIX;
+	s->any_address = listen && address_is_any(&local);
+	s->self.length = sizeof(s->self) - offsetof(struct urpc_address, any);
+	if (getsockname(s->link.fd, &s->self.any, &s->self.length) != 0)
+		return -errno;
+	if (s->link.family != AF_UNIX)
+		s->link.port = ntohs(s->self.in.sin_port);
+	if (s->link.family == AF_INET && address_is_any(&s->self))
+		s->self.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (s->link.family == AF_INET6 && address_is_any(&s->self))
+		s->self.in6.sin6_addr = in6addr_loopback;
+	return 0;
+}
+
+int urpc_socket_open(const struct urpc_address *address, bool listen, struct urpc_link **link)
+{
+	struct socket_link *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (s == NULL)
+		return -ENOMEM;
+	s->link.ops = &socket_ops;
+	s->link.family = address->any.sa_family;
+	s->link.unit = s->link.family == AF_UNIX ? UNIT_UNIX : URPC_UNIT_UDP;
+	s->stamped = listen;
+	s->used_count = URPC_BATCH_MAX;
+	r = -EIO;
+	if (getrandom(&s->wake_cookie, sizeof(s->wake_cookie), 0) != sizeof(s->wake_cookie))
+		goto free;
+	s->link.fd = socket(s->link.family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	r = -errno;
+	if (s->link.fd < 0)
+		goto free;
+	r = socket_bind(s, address, listen);
+	if (r)
+		goto close;
+	socket_tune(s, listen);
+	s->empty_ns = clock_now_ns();
+	*link = &s->link;
+	return 0;
+close:
+	close(s->link.fd);
+free:
+	free(s);
+	return r;
+}

@@ -1,0 +1,321 @@
+/*
+ * rpc/urpc_test.c: client and server of urpc together: what a caller may rely on.
+ *
+ * Every case runs on a real server in this process, over UDP and over unix datagrams.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+
+#include "base/clock.h"
+#include "base/test.h"
+#include "rpc/urpc.h"
+
+enum { ECHO = 1, COUNT, COUNT_ONCE, SPIN, FAIL, TOO_LONG };
+
+static _Atomic unsigned runs_count;
+
+static int handle_echo(struct urpc_call *call)
+{
+	memcpy(call->reply, call->request, call->request_bytes);
+	call->reply_bytes = call->request_bytes;
+	return 0;
+}
+
+static int handle_count(struct urpc_call *call)
+{
+	unsigned n = atomic_fetch_add(&runs_count, 1) + 1;
+
+	memcpy(call->reply, &n, sizeof(n));
+	call->reply_bytes = sizeof(n);
+	return 0;
+}
+
+/* Works for as many microseconds as the request says. */
+static int handle_spin(struct urpc_call *call)
+{
+	uint64_t us, end_ns;
+
+	CHECK_EQ(call->request_bytes, sizeof(us));
+	memcpy(&us, call->request, sizeof(us));
+	end_ns = clock_now_ns() + us * NS_PER_US;
+	while (clock_now_ns() < end_ns)
+		urpc_poll_point();
+	return 0;
+}
+
+static int handle_fail(struct urpc_call *call)
+{
+	(void)call;
+	return -EPERM;
+}
+
+static int handle_too_long(struct urpc_call *call)
+{
+	call->reply_bytes = call->reply_capacity + 1;
+	return 0;
+}
+
+static const struct urpc_method methods[] = {
+	{ECHO, 0, handle_echo},
+	{COUNT, 0, handle_count},
+	{COUNT_ONCE, URPC_ONCE, handle_count},
+	{SPIN, 0, handle_spin},
+	{FAIL, 0, handle_fail},
+	{TOO_LONG, 0, handle_too_long},
+};
+
+struct pair {
+	struct urpc_server *server;
+	struct urpc_client *client;
+	uint32_t peer;
+	char address[64];
+};
+
+static void pair_open(
+	struct pair *pair, const char *listen, const struct urpc_server_options *extra)
+{
+	struct urpc_server_options options = extra ? *extra : (struct urpc_server_options){0};
+	struct urpc_client_options client_options = {0};
+
+	options.listen = listen;
+	options.methods = methods;
+	options.methods_count = FM_ARRAY_COUNT(methods);
+	CHECK_EQ(urpc_server_open(&options, &pair->server), 0);
+	CHECK_EQ(urpc_server_start(pair->server), 0);
+	snprintf(pair->address, sizeof(pair->address), "%s", listen);
+	if (urpc_server_port(pair->server) != 0)
+		snprintf(pair->address, sizeof(pair->address), "127.0.0.1:%u",
+			urpc_server_port(pair->server));
+	CHECK_EQ(urpc_client_open(&client_options, &pair->client), 0);
+	CHECK_EQ(urpc_client_add(pair->client, pair->address, &pair->peer), 0);
+}
+
+static void pair_close(struct pair *pair)
+{
+	urpc_client_close(pair->client);
+	urpc_server_close(pair->server);
+}
+
+static struct urpc_completion wait_one(struct urpc_client *client)
+{
+	struct urpc_completion completion;
+	uint64_t until_ns = clock_now_ns() + 5 * NS_PER_S;
+
+	while (urpc_client_poll(client, &completion, 1) == 0)
+		CHECK_EQ(urpc_client_wait(client, until_ns), 0);
+	return completion;
+}
+
+static struct urpc_completion call(struct pair *pair, struct urpc_request request)
+{
+	uint64_t id = 0;
+	struct urpc_completion completion;
+
+	request.peer = pair->peer;
+	if (request.deadline_ns == 0)
+		request.deadline_ns = clock_now_ns() + 2 * NS_PER_S;
+	CHECK_EQ(urpc_client_send(pair->client, &request, &id), 0);
+	completion = wait_one(pair->client);
+	CHECK_EQ(completion.id, id);
+	CHECK_EQ(completion.peer, pair->peer);
+	return completion;
+}
+
+static const char *unix_address(void)
+{
+	static char text[64];
+
+	snprintf(text, sizeof(text), "unix:/tmp/urpc_test.%d", getpid());
+	return text;
+}
+
+static void echo_sizes(const char *listen)
+{
+	static const size_t sizes[] = {0, 1, 64, 1023, 1024, 1025, 1399, 1400, 1401, 2800, 2801,
+		16384, 16385, 40000, 65535, 65536};
+	static uint8_t request[URPC_MESSAGE_BYTES_MAX], reply[URPC_MESSAGE_BYTES_MAX];
+	struct pair pair;
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < sizeof(request); i++)
+		request[i] = (uint8_t)test_random(&state);
+	pair_open(&pair, listen, NULL);
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(sizes); i++) {
+		struct urpc_completion done;
+
+		memset(reply, 0, sizeof(reply));
+		done = call(&pair, (struct urpc_request){.method = ECHO,
+					   .bytes = request,
+					   .length = sizes[i],
+					   .reply = reply,
+					   .reply_capacity = sizeof(reply),
+					   .tag = i});
+		CHECK_EQ(done.status, 0);
+		CHECK_EQ(done.tag, i);
+		CHECK_EQ(done.reply_bytes, sizes[i]);
+		CHECK_EQ(memcmp(request, reply, sizes[i]), 0);
+		CHECK(done.has_load);
+		CHECK_EQ(done.load.epoch, urpc_server_slot(pair.server)->epoch);
+	}
+	pair_close(&pair);
+}
+
+TEST(messages_of_every_size_come_back_over_udp)
+{
+	echo_sizes("127.0.0.1:0");
+}
+
+TEST(messages_of_every_size_come_back_over_unix_datagrams)
+{
+	echo_sizes(unix_address());
+}
+
+TEST(messages_of_every_size_come_back_over_udp_on_all_addresses)
+{
+	echo_sizes(":0");
+}
+
+TEST(a_message_above_the_limit_is_refused_before_it_is_sent)
+{
+	static uint8_t bytes[URPC_MESSAGE_BYTES_MAX + 1];
+	struct urpc_request request = {.method = ECHO,
+		.bytes = bytes,
+		.length = sizeof(bytes),
+		.deadline_ns = CLOCK_NEVER_NS};
+	struct pair pair;
+	uint64_t id;
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	CHECK_EQ(urpc_client_send(pair.client, &request, &id), -EMSGSIZE);
+	pair_close(&pair);
+}
+
+TEST(errors_of_the_handler_and_of_the_table_of_methods_come_back)
+{
+	struct pair pair;
+	uint8_t reply[8];
+	struct urpc_server_stats stats;
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = FAIL}).status, -EPERM);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = TOO_LONG}).status, -EMSGSIZE);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = 12345}).status, -ENOSYS);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = ECHO,
+				     .bytes = "123456789",
+				     .length = 9,
+				     .reply = reply,
+				     .reply_capacity = sizeof(reply)})
+			 .status,
+		-EMSGSIZE);
+	urpc_server_stats(pair.server, &stats);
+	CHECK_EQ(stats.unknown_methods, 1);
+	CHECK_EQ(stats.requests, 4);
+	pair_close(&pair);
+}
+
+TEST(a_request_to_a_port_where_nobody_listens_ends_with_a_refusal)
+{
+	struct urpc_client *client;
+	struct urpc_client_options options = {0};
+	struct urpc_request request = {
+		.method = ECHO, .deadline_ns = clock_now_ns() + 10 * NS_PER_S};
+	uint64_t id;
+	struct pair pair;
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	CHECK_EQ(urpc_client_open(&options, &client), 0);
+	CHECK_EQ(urpc_client_add(client, pair.address, &request.peer), 0);
+	pair_close(&pair); /* the port is free now */
+	CHECK_EQ(urpc_client_send(client, &request, &id), 0);
+	CHECK_EQ(wait_one(client).status, -ECONNREFUSED);
+	urpc_client_close(client);
+}
+
+TEST(an_answer_slower_than_the_deadline_is_a_timeout_and_then_a_stray)
+{
+	struct pair pair;
+	uint64_t us = 50000;
+	uint64_t begin_ns = clock_now_ns();
+	struct urpc_client_stats stats;
+	struct urpc_completion completion;
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	completion = call(&pair, (struct urpc_request){.method = SPIN,
+					 .bytes = &us,
+					 .length = sizeof(us),
+					 .deadline_ns = begin_ns + 10 * NS_PER_MS});
+	CHECK_EQ(completion.status, -ETIMEDOUT);
+	CHECK_LE(10 * NS_PER_MS, completion.done_ns - begin_ns);
+	CHECK_EQ(urpc_client_wait(pair.client, clock_now_ns() + 100 * NS_PER_MS), -ETIMEDOUT);
+	CHECK_EQ(urpc_client_poll(pair.client, &completion, 1), 0);
+	urpc_client_stats(pair.client, &stats);
+	CHECK_EQ(stats.timeouts, 1);
+	CHECK_EQ(stats.strays, 1);
+	pair_close(&pair);
+}
+
+TEST(many_requests_in_flight_all_come_back_each_with_its_own_answer)
+{
+	enum { ROUNDS = 200, DEPTH = 50 };
+	struct pair pair;
+	uint64_t sent[DEPTH], got[DEPTH], id;
+	struct urpc_completion completions[16];
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	for (uint64_t round = 0; round < ROUNDS; round++) {
+		unsigned done = 0;
+
+		for (unsigned i = 0; i < DEPTH; i++) {
+			sent[i] = round * DEPTH + i;
+			got[i] = UINT64_MAX;
+			CHECK_EQ(urpc_client_send(pair.client,
+					 &(struct urpc_request){.peer = pair.peer,
+						 .method = ECHO,
+						 .bytes = &sent[i],
+						 .length = sizeof(sent[i]),
+						 .reply = &got[i],
+						 .reply_capacity = sizeof(got[i]),
+						 .deadline_ns = clock_now_ns() + 5 * NS_PER_S,
+						 .tag = i},
+					 &id),
+				0);
+		}
+		while (done < DEPTH) {
+			unsigned n = urpc_client_poll(pair.client, completions, 16);
+
+			for (unsigned i = 0; i < n; i++) {
+				CHECK_EQ(completions[i].status, 0);
+				CHECK_EQ(got[completions[i].tag], sent[completions[i].tag]);
+			}
+			done += n;
+			if (n == 0)
+				CHECK_EQ(urpc_client_wait(
+						 pair.client, clock_now_ns() + 5 * NS_PER_S),
+					0);
+		}
+	}
+	pair_close(&pair);
+}
+
+TEST(a_full_client_says_so_and_takes_more_after_a_completion)
+{
+	struct urpc_client *client;
+	struct urpc_client_options options = {.requests_max = 2};
+	struct urpc_request request = {
+		.method = SPIN, .deadline_ns = clock_now_ns() + 5 * NS_PER_S};
+	struct pair pair;
+	uint64_t us = 1000, id;
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	CHECK_EQ(urpc_client_open(&options, &client), 0);
+	CHECK_EQ(urpc_client_add(client, pair.address, &request.peer), 0);
+	request.bytes = &us;
+	request.length = sizeof(us);
+	CHECK_EQ(urpc_client_send(client, &request, &id), 0);
+	CHECK_EQ(urpc_client_send(client, &request, &id), 0);
+	CHECK_EQ(urpc_client_send(client, &request, &id), -EAGAIN);
+	CHECK_EQ(wait_one(client).status, 0);
+	CHECK_EQ(urpc_client_send(client, &request, &id), 0);
+	urpc_client_close(client);
+	pair_close(&pair);
+}

@@ -10,6 +10,8 @@
  * the daemon accepted every connection e2e_tool procs KEY=VALUE            processes with that in
  * their environment (pid and name), but not us e2e_tool limit MB COMMAND...        execs the
  * command with RLIMIT_AS of so much
+ *   e2e_tool peak COMMAND...            runs it; its last line is the resident bytes of the largest
+ * process
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -27,6 +29,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,7 +58,7 @@ static int64_t now_ms(void)
 
 static int await_command(char **words, int count)
 {
-	int64_t until = now_ms() + atol(words[0]) * 1000;
+	int64_t until = now_ms() + (int64_t)(atof(words[0]) * 1000);
 
 	for (int i = 1; i < count; i++) {
 		int fd = (int)syscall(SYS_pidfd_open, (pid_t)atol(words[i]), 0);
@@ -295,6 +298,25 @@ static int limit_command(char **words, int count)
 	return 127;
 }
 
+/* Of the largest process: what getrusage knows of children, and theirs, that were waited for. */
+static int peak_command(char **words, int count)
+{
+	struct rusage usage;
+	int status;
+
+	(void)count;
+	pid_t child = fork();
+	if (child == 0) {
+		execvp(words[0], words);
+		_exit(127);
+	}
+	if (child < 0 || waitpid(child, &status, 0) != child ||
+		getrusage(RUSAGE_CHILDREN, &usage) < 0)
+		return 1;
+	printf("\n%ld\n", usage.ru_maxrss * 1024);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
 static const struct {
 	const char *name;
 	int words_min;
@@ -308,6 +330,7 @@ static const struct {
 	{"procs", 2, procs_command},
 	{"uffd", 0, uffd_command},
 	{"limit", 2, limit_command},
+	{"peak", 1, peak_command},
 };
 
 int main(int argc, char **argv)

@@ -1,0 +1,3 @@
+# A static binary: there is nothing to preload into.
+kind="special" packages="busybox-static" expect="refused"
+run() { "$@" /bin/busybox echo hello; }

@@ -364,6 +364,36 @@ TEST(a_question_is_answered_in_place)
 	}
 }
 
+/* Among 65535 ports is the one whose checksum comes to 0, which has to be sent as 0xffff. */
+TEST(a_checksum_is_right_whatever_it_comes_to)
+{
+	programs_open();
+	publish_fresh();
+	for (unsigned six = 0; six < 2; six++) {
+		struct frame frame = question(six), out;
+		enum outcome outcome;
+		unsigned all_ones = 0;
+
+		for (unsigned port = 1; port <= 0xffff; port++) {
+			put16(frame.bytes + ETHERNET_BYTES + ip_bytes(&frame), port);
+			frame_seal(&frame);
+			if (get16(frame.bytes + ETHERNET_BYTES + ip_bytes(&frame) + 6) == 0)
+				continue; /* no checksum */
+			for (unsigned xdp = 0; xdp < 2; xdp++) {
+				unsigned sum;
+
+				CHECK_EQ(program_run(xdp == 1, &frame, &out, &outcome), 0);
+				sum = get16(out.bytes + ETHERNET_BYTES + ip_bytes(&frame) + 6);
+				CHECK_EQ(outcome, ANSWERED);
+				CHECK_EQ(udp_sum(&out), 0xffff);
+				CHECK_NE(sum, 0);
+				all_ones += sum == 0xffff;
+			}
+		}
+		CHECK_LT(0, all_ones);
+	}
+}
+
 TEST(a_frame_cut_or_stretched_to_any_length_goes_on_untouched)
 {
 	programs_open();

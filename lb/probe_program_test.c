@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <errno.h>
+#include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 
 #include "base/clock.h"
@@ -695,4 +696,47 @@ TEST(what_only_looks_like_a_question_is_counted)
 	CHECK_EQ(check_frame(&frame), PASSED);
 	probe_kernel_stats(kernels[0], &after);
 	CHECK_EQ(after.malformed - before.malformed, 2);
+}
+
+/* A frame as it lies on the cable, the client's end of it. */
+static void cable_send(int fd, const struct frame *frame)
+{
+	CHECK_EQ(send(fd, frame->bytes, frame->length, 0), frame->length);
+}
+
+/* The tag is taken off before tc sees the frame, which is then exactly as long as a question. */
+TEST(a_frame_with_a_vlan_tag_is_left_to_that_vlan)
+{
+	struct probe_server_stats before = {0}, after = {0};
+	struct probe_interface cable[PROBE_INTERFACES_MAX];
+	struct sockaddr_ll link = {.sll_family = AF_PACKET, .sll_protocol = htons(0x0800)};
+	uint64_t begin_ns = clock_now_ns();
+	struct frame plain = question(false), tagged;
+	unsigned count;
+	int fd;
+
+	programs_open();
+	publish_fresh();
+	CHECK_EQ(probe_interfaces(LAB_SERVER_CABLE, cable, &count), 0);
+	if (probe_kernel_attach(kernels[0], cable, PROBE_HOOK_TC) != 0)
+		TEST_SKIP("no clsact here");
+	CHECK(lab_enter(lab.client));
+	link.sll_ifindex = (int)if_nametoindex(LAB_CLIENT_CABLE);
+	fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+	CHECK(lab_enter(lab.server));
+	CHECK_EQ(bind(fd, (struct sockaddr *)&link, sizeof(link)), 0);
+	memcpy(plain.bytes, &cable[0].mac, 6);
+	tagged = plain;
+	memmove(tagged.bytes + 16, plain.bytes + 12, plain.length - 12);
+	memcpy(tagged.bytes + 12, "\x81\0\0\5", 4);
+	tagged.length += 4;
+	probe_kernel_stats(kernels[0], &before);
+	cable_send(fd, &tagged);
+	cable_send(fd, &plain);
+	do {
+		after = (struct probe_server_stats){0};
+		probe_kernel_stats(kernels[0], &after);
+	} while (after.answered == before.answered && clock_now_ns() - begin_ns < 10 * NS_PER_S);
+	CHECK_EQ(after.answered - before.answered, 1);
+	close(fd);
 }

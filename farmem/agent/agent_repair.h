@@ -97,10 +97,12 @@ struct throttle {
 	enum throttle_slice slice;
 	bool busy;                     /* the program uses its far memory */
 	bool first;                    /* slice of a repair */
+	bool nothing;                  /* was done by the program in the last RUN */
 	uint64_t events, bytes, at_ns; /* the program's, ours, when the slice began */
 	uint64_t until_ns;             /* of the slice */
 	uint64_t alone_ns;             /* when `usual` was measured */
 	double usual;                  /* the program's events per second without rebuilding */
+	double share, rate;            /* of the last slices, smoothed */
 	double limit[2];               /* bytes per second: urgent, gentle; 0: not known yet */
 };
 

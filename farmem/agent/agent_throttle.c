@@ -32,6 +32,9 @@
 #define ENDING_NS (3 * NS_PER_MS)        /* looks whether calls have ended */
 #define ALONE_EVERY_NS (1 * NS_PER_S)
 #define BUSY_EVENTS_PER_S 500.0
+#define LIMIT_CUT_MOST 0.7
+#define LIMIT_GROWTH 1.25
+#define LIMIT_ABOVE_RATE 2.0            /* a limit further above what is done is none */
 #define SHARE_NOTHING 0.1               /* idle, or starved by us: what is it alone? */
 #define CALL_TARGET_NS (50 * NS_PER_MS) /* calls are so short that they can be ended by waiting */
 
@@ -39,13 +42,14 @@
  */
 struct goal {
 	double low, high;
+	double weight;                 /* of the last slice */
 	double limit_first, limit_min; /* bytes per second, while it is busy */
 };
 
-/* Promised are 0.8. */
-static const struct goal goal_urgent = {0.80, 0.86, 256 << 20, 64 << 20};
-/* A drain that nobody waits for. */
-static const struct goal goal_gentle = {0.96, 0.99, 64 << 20, 16 << 20};
+/* Promised are 0.8, and a repair should be over soon. */
+static const struct goal goal_urgent = {0.80, 0.86, 0.4, 256 << 20, 64 << 20};
+/* Promised are 0.95, and nobody waits for a drain. */
+static const struct goal goal_gentle = {0.95, 0.98, 0.15, 48 << 20, 16 << 20};
 
 static const struct goal *goal_now(const struct agent *agent)
 {
@@ -107,19 +111,35 @@ static void slice_begin(struct throttle *t, enum throttle_slice kind, uint64_t u
 
 /* ---- the limit ---- */
 
-/* What it costs is taken to grow with the rate. */
+static double mix(double before, double now, double weight)
+{
+	return before + weight * (now - before);
+}
+
+/* What it costs is taken to grow with the rate. A single slice says little: a program's throughput
+ * goes up and down by a tenth by itself. */
 static void limit_turn(struct throttle *t, const struct goal *goal, double share, double rate)
 {
 	double *limit = &t->limit[goal == &goal_gentle];
-	if (share < goal->low) {
-		double part = (1 - goal->low) / (1 - share);
-		*limit = FM_MIN(rate, *limit) * FM_MAX(part, 0.5);
-	} else if (share > goal->high && rate > *limit / 2) {
-		*limit *= 1.5;
+	t->share = mix(t->share, share, goal->weight);
+	t->rate = mix(t->rate, rate, goal->weight);
+	if (t->share < goal->low) {
+		double part = (1 - goal->low) / (1 - t->share);
+		*limit = FM_MIN(*limit, LIMIT_ABOVE_RATE * t->rate) * FM_MAX(part, LIMIT_CUT_MOST);
+	} else if (t->share > goal->high && LIMIT_ABOVE_RATE * t->rate > *limit) {
+		*limit *= LIMIT_GROWTH;
 	}
 	*limit = FM_MAX(*limit, goal->limit_min);
-	log_debug("agent: throttle share=%.2f usual=%.0f rate_mib_per_s=%.0f limit_mib_per_s=%.0f",
-		share, t->usual, rate / (1 << 20), *limit / (1 << 20));
+	log_debug("agent: throttle share=%.2f smooth=%.2f usual=%.0f rate_mib_per_s=%.0f "
+		  "limit_mib_per_s=%.0f",
+		share, t->share, t->usual, rate / (1 << 20), *limit / (1 << 20));
+}
+
+/* The first slice that is judged: nothing is known yet. */
+static void limit_begin(struct throttle *t, const struct goal *goal)
+{
+	t->share = (goal->low + goal->high) / 2;
+	t->rate = t->limit[goal == &goal_gentle];
 }
 
 static double limit_now(const struct agent *agent)
@@ -155,9 +175,12 @@ static void run_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 		return;
 	}
 	t->limit[goal == &goal_gentle] = limit_now(agent);
-	if (!first && share >= SHARE_NOTHING)
+	t->nothing = share < SHARE_NOTHING;
+	if (first)
+		limit_begin(t, goal);
+	else if (!t->nothing)
 		limit_turn(t, goal, share, slice.bytes_per_s);
-	if (share < SHARE_NOTHING || now_ns - t->alone_ns >= ALONE_EVERY_NS)
+	if (t->nothing || now_ns - t->alone_ns >= ALONE_EVERY_NS)
 		slice_begin(t, SLICE_ENDING, now_ns);
 	else
 		slice_begin(t, SLICE_RUN, now_ns + SLICE_RUN_NS);
@@ -166,7 +189,10 @@ static void run_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 static void alone_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 {
 	struct throttle *t = &agent->repair->throttle;
+	const struct goal *goal = goal_now(agent);
 	become_busy(t, slice.events_per_s >= BUSY_EVENTS_PER_S);
+	if (t->busy && t->nothing) /* starved, then */
+		limit_turn(t, goal, 0, t->rate);
 	t->usual =
 		t->usual > 0 && t->busy ? (t->usual + slice.events_per_s) / 2 : slice.events_per_s;
 	t->alone_ns = now_ns;

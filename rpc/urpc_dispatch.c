@@ -172,6 +172,7 @@ static void dispatch_request(struct urpc_server *server, struct dispatch_arrival
 	}
 	urpc_count(&server->counters.requests);
 	dispatch_describe(server, arrival, received, gather);
+	arrival->work->call.method = arrival->parsed->request.method;
 	arrival->work->method = urpc_server_method(server, arrival->parsed->request.method);
 	if (arrival->work->method == NULL) {
 		urpc_count(&server->counters.unknown_methods);
@@ -260,8 +261,8 @@ bool urpc_dispatch_pump(struct urpc_server *server, uint64_t until_ns)
 	struct urpc_worker *sleepers[URPC_WORKERS_MAX];
 	unsigned sleepers_count = 0;
 	struct urpc_work *work;
-	int n = server->link->ops->receive(server->link, &server->batch, URPC_BATCH_MAX, until_ns);
-	uint64_t now_ns = clock_now_ns();
+	int n = server->link->ops->receive(server->link, &server->batch, until_ns);
+	uint64_t now_ns = server->batch.now_ns;
 
 	if (!server->threaded)
 		server->workers[0].now_ns = now_ns;
@@ -343,7 +344,7 @@ static bool dispatch_spin(struct urpc_server *server, uint64_t now_ns)
 		return false;
 	do {
 		success = urpc_dispatch_pump(server, 0);
-		now_ns = clock_now_ns();
+		now_ns = server->batch.now_ns;
 		if (server->threaded)
 			dispatch_preempt(server, now_ns);
 	} while (!success && now_ns < end_ns &&
@@ -380,8 +381,10 @@ void *urpc_dispatch_main(void *argument)
 		if (dispatch_has_work(server)) {
 			urpc_dispatch_pump(server, 0);
 		} else {
-			until_ns = dispatch_until(server, clock_now_ns());
-			if (!dispatch_spin(server, clock_now_ns()))
+			server->batch.now_ns =
+				server->threaded ? clock_now_ns() : server->workers[0].now_ns;
+			until_ns = dispatch_until(server, server->batch.now_ns);
+			if (!dispatch_spin(server, server->batch.now_ns))
 				urpc_dispatch_pump(server, until_ns);
 		}
 		if (server->threaded)

@@ -294,6 +294,13 @@ uint16_t urpc_server_port(const struct urpc_server *server)
 	return server->link->port;
 }
 
+void urpc_server_use_slot(struct urpc_server *server, struct load_slot *slot)
+{
+	FM_ASSERT(!server->started);
+	slot->port = server->link->port;
+	server->slot = slot;
+}
+
 const struct load_slot *urpc_server_slot(const struct urpc_server *server)
 {
 	return server->slot;

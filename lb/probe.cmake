@@ -23,3 +23,11 @@ fm_test(lb_probe_server_test SOURCES probe_server_test.c DEPS lb_probe base)
 # Is the committed skeleton what the source compiles to?
 add_test(NAME lb_probe_skeleton COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/probe_skeleton --check)
 set_tests_properties(lb_probe_skeleton PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 60)
+
+if(FM_BENCH)
+	fm_program(lb_probe_bench SOURCES probe_bench.c DEPS lb_probe bench base)
+	set_target_properties(lb_probe_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench
+		OUTPUT_NAME probe_bench)
+	add_test(NAME lb_probe_bench COMMAND lb_probe_bench --tiny --json)
+	set_tests_properties(lb_probe_bench PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120 LABELS bench)
+endif()

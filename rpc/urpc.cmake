@@ -4,3 +4,11 @@ fm_room(urpc SOURCES urpc_address.c urpc_client.c urpc_client_receive.c urpc_dis
 	DEPS base LIBS Threads::Threads)
 
 fm_test(urpc_test SOURCES urpc_test.c DEPS urpc base LABELS unit)
+
+if(FM_BENCH)
+	add_executable(urpc_bench urpc_bench.c)
+	target_link_libraries(urpc_bench PRIVATE fm_bench fm_ctl fm_urpc fm_base)
+	set_target_properties(urpc_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench)
+	add_test(NAME bench_urpc COMMAND urpc_bench --tiny --json)
+	set_tests_properties(bench_urpc PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120 LABELS bench)
+endif()

@@ -188,9 +188,11 @@ static void receive_timers(struct urpc_client *client)
 /* True: something came. until_ns as in urpc_link_ops.receive. */
 static bool receive_from(struct urpc_client *client, struct urpc_link *link, uint64_t until_ns)
 {
-	int n = link->ops->receive(link, &client->batch, URPC_BATCH_MAX, until_ns);
+	int n;
 
-	client->now_ns = clock_now_ns();
+	client->batch.now_ns = client->now_ns;
+	n = link->ops->receive(link, &client->batch, until_ns);
+	client->now_ns = client->batch.now_ns;
 	if (n < 0)
 		receive_errors(client, link);
 	for (int i = 0; i < n; i++)

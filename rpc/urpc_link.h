@@ -54,14 +54,14 @@ struct urpc_received {
 
 struct urpc_batch {
 	struct urpc_received at[URPC_BATCH_MAX];
+	uint64_t now_ns; /* in: the time, not older than this; out: the time after receiving */
 };
 
 struct urpc_link;
 struct urpc_link_ops {
-	/* Up to `max`. until_ns 0: what is there; else sleeps, until then or URPC_TICK_NS at most.
-	 * 0: nothing came. -errno: the link is broken, or (-ECONNREFUSED) errors want a look. */
-	int (*receive)(
-		struct urpc_link *link, struct urpc_batch *batch, unsigned max, uint64_t until_ns);
+	/* until_ns 0: what is there; else sleeps, until then or URPC_TICK_NS at most. Returns how
+	 * many; -errno: the link is broken, or (-ECONNREFUSED) errors want a look. */
+	int (*receive)(struct urpc_link *link, struct urpc_batch *batch, uint64_t until_ns);
 	/* To msg_name each (NULL: the only peer). How many went; -EAGAIN: no room at the moment;
 	 * else -errno of the first. */
 	int (*send)(struct urpc_link *link, struct mmsghdr *messages, unsigned count);

@@ -27,6 +27,7 @@
 #define SEND_BUFFER_BYTES (1 << 20)
 #define CONTROL_BYTES 128
 #define UNIT_UNIX 16384u
+#define WALL_PERIOD_NS 1000000u /* the wall clock is looked at once in so long */
 
 struct socket_link {
 	struct urpc_link link;
@@ -35,6 +36,9 @@ struct socket_link {
 	bool owns_path;
 	uint64_t wake_cookie;
 	uint64_t empty_ns; /* last seen empty */
+	uint64_t wall_ahead_ns,
+		wall_looked_ns; /* wall clock minus monotonic clock, and as of when */
+	unsigned expected;      /* datagrams at the next receive: doubles while they come */
 	struct urpc_address self;
 	unsigned used_count; /* entries that must be made ready again */
 	struct mmsghdr messages[URPC_BATCH_MAX];
@@ -74,30 +78,33 @@ static uint64_t wall_now_ns(void)
 	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
-struct socket_times {
-	uint64_t wall_ns, now_ns, empty_ns;
-};
-
-/* Head of the file, second paragraph. */
-static uint64_t socket_arrival(const struct socket_times *times, uint64_t stamp_ns)
+/* The head of the file, third paragraph. */
+static uint64_t socket_arrival(struct socket_link *s, uint64_t stamp_ns, uint64_t now_ns)
 {
-	uint64_t age_ns = times->wall_ns > stamp_ns ? times->wall_ns - stamp_ns : 0;
-	uint64_t age_ns_max = times->now_ns - times->empty_ns;
+	for (unsigned try = 0; try < 2; try++) {
+		uint64_t arrival_ns = stamp_ns - s->wall_ahead_ns;
 
-	return times->now_ns - FM_MIN(age_ns, age_ns_max);
+		if (arrival_ns >= s->empty_ns && arrival_ns <= now_ns)
+			return arrival_ns;
+		s->wall_ahead_ns = wall_now_ns() - now_ns; /* stepped: look again */
+		s->wall_looked_ns = now_ns;
+	}
+	/* received before the step, looked at after it */
+	return stamp_ns - s->wall_ahead_ns > now_ns ? now_ns : s->empty_ns;
 }
 
-static void socket_read_control(
-	struct msghdr *message, const struct socket_times *times, struct urpc_received *received)
+static void socket_read_control(struct socket_link *s, struct msghdr *message, uint64_t now_ns,
+	struct urpc_received *received)
 {
-	received->arrival_ns = times->now_ns;
+	received->arrival_ns = now_ns;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
 		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
 			struct timespec stamp;
 
 			memcpy(&stamp, CMSG_DATA(c), sizeof(stamp));
-			received->arrival_ns = socket_arrival(
-				times, (uint64_t)stamp.tv_sec * NS_PER_S + (uint64_t)stamp.tv_nsec);
+			received->arrival_ns = socket_arrival(s,
+				(uint64_t)stamp.tv_sec * NS_PER_S + (uint64_t)stamp.tv_nsec,
+				now_ns);
 		} else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
 			struct in_pktinfo info;
 
@@ -115,11 +122,9 @@ static void socket_read_control(
 
 static void socket_take(struct socket_link *s, struct urpc_batch *batch, unsigned count)
 {
-	struct socket_times times = {.empty_ns = s->empty_ns};
-
-	if (s->stamped) {
-		times.wall_ns = wall_now_ns();
-		times.now_ns = FM_MAX(clock_now_ns(), s->empty_ns);
+	if (s->stamped && batch->now_ns - s->wall_looked_ns >= WALL_PERIOD_NS) {
+		s->wall_ahead_ns = wall_now_ns() - batch->now_ns;
+		s->wall_looked_ns = batch->now_ns;
 	}
 	for (unsigned i = 0; i < count; i++) {
 		struct urpc_received *received = &batch->at[i];
@@ -133,12 +138,12 @@ static void socket_take(struct socket_link *s, struct urpc_batch *batch, unsigne
 			 memcmp(received->bytes, &s->wake_cookie, sizeof(s->wake_cookie)) == 0)
 			received->length = URPC_RECEIVED_WAKE;
 		if (s->stamped)
-			socket_read_control(message, &times, received);
+			socket_read_control(s, message, batch->now_ns, received);
 	}
 	s->used_count = count;
 }
 
-/* Sleeps until something can be received or until_ns; for times that ticks are too coarse for. */
+/* Sleeps until something can be received or for so long; ticks are too coarse for it. */
 static void socket_sleep(struct socket_link *s, uint64_t sleep_ns)
 {
 	struct pollfd poll_fd = {.fd = s->link.fd, .events = POLLIN};
@@ -148,34 +153,46 @@ static void socket_sleep(struct socket_link *s, uint64_t sleep_ns)
 	ppoll(&poll_fd, 1, &timeout, NULL);
 }
 
-static int socket_receive(
-	struct urpc_link *link, struct urpc_batch *batch, unsigned max, uint64_t until_ns)
+/* One datagram costs less by recvmsg than by recvmmsg, which looks for a second one. */
+static int socket_receive_some(struct socket_link *s, int flags)
+{
+	ssize_t n;
+
+	if (s->expected > 1)
+		return recvmmsg(s->link.fd, s->messages, s->expected, flags, NULL);
+	n = recvmsg(s->link.fd, &s->messages[0].msg_hdr, flags & ~MSG_WAITFORONE);
+	if (n < 0)
+		return -1;
+	s->messages[0].msg_len = (unsigned)n;
+	return 1;
+}
+
+static int socket_receive(struct urpc_link *link, struct urpc_batch *batch, uint64_t until_ns)
 {
 	struct socket_link *s = socket_of(link);
 	int flags = MSG_DONTWAIT;
-	int n;
+	int n, error;
 
 	socket_make_ready(s, batch);
-	if (until_ns != 0) {
-		uint64_t now_ns = clock_now_ns();
-
-		if (until_ns > now_ns && until_ns - now_ns >= 2 * URPC_TICK_NS)
+	if (until_ns > batch->now_ns) {
+		if (until_ns - batch->now_ns >= 2 * URPC_TICK_NS)
 			flags = MSG_WAITFORONE;
-		else if (until_ns > now_ns)
-			socket_sleep(s, until_ns - now_ns);
+		else
+			socket_sleep(s, until_ns - batch->now_ns);
 	}
-	n = recvmmsg(s->link.fd, s->messages, FM_MIN(max, URPC_BATCH_MAX), flags, NULL);
-	if (n > 0) {
-		socket_take(s, batch, (unsigned)n);
-		if ((unsigned)n < max && s->stamped)
-			s->empty_ns = batch->at[n - 1].arrival_ns;
-		return n;
+	n = socket_receive_some(s, flags);
+	error = n < 0 ? errno : 0;
+	batch->now_ns = clock_now_ns();
+	if (n <= 0 || (unsigned)n < s->expected) {
+		s->expected = (unsigned)FM_MAX(n, 1);
+		if (n > 0)
+			socket_take(s, batch, (unsigned)n);
+		s->empty_ns = batch->now_ns;
+		return error == 0 || error == EAGAIN || error == EINTR ? FM_MAX(n, 0) : -error;
 	}
-	if (n < 0 && errno != EAGAIN && errno != EINTR)
-		return -errno;
-	if (s->stamped)
-		s->empty_ns = clock_now_ns();
-	return 0;
+	socket_take(s, batch, (unsigned)n);
+	s->expected = FM_MIN(2 * s->expected, URPC_BATCH_MAX);
+	return n;
 }
 
 /* --- sending --- */
@@ -384,6 +401,7 @@ int urpc_socket_open(const struct urpc_address *address, bool listen, struct urp
 	s->link.unit = s->link.family == AF_UNIX ? UNIT_UNIX : URPC_UNIT_UDP;
 	s->stamped = listen;
 	s->used_count = URPC_BATCH_MAX;
+	s->expected = 1;
 	r = -EIO;
 	if (getrandom(&s->wake_cookie, sizeof(s->wake_cookie), 0) != sizeof(s->wake_cookie))
 		goto free;

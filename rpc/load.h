@@ -8,7 +8,9 @@
  * Invariants:
  * 1. One writer at a time. A writer that is starved in the middle of publishing leaves the version
  *    before readable: there are two reports, and only the one that is not current is written.
- * 2. A reader uses a report only if `version` was the same before and after it was copied.
+ * 2. A reader uses a report only if `version` was the same before and after it was copied. Reports
+ *    are copied in words whose release and acquire keep that order on every machine (and tell
+ *    TSan that this is no race).
  * 3. A report whose stamp is older than LOAD_STALE_NS says nothing: "unhealthy".
  */
 #ifndef FM_RPC_LOAD_H
@@ -59,13 +61,21 @@ struct load {
 	uint64_t free_bytes;
 };
 
+typedef uint64_t __attribute__((may_alias)) load_word;
+#define LOAD_REPORT_WORDS (sizeof(struct load_report) / sizeof(load_word))
+
 /* One writer at a time (invariant 1). Costs two cache lines and no system call. */
 static inline void load_publish(struct load_slot *slot, const struct load_report *report)
 {
 	/* relaxed: the only writer reads its own value */
 	uint64_t version = atomic_load_explicit(&slot->version, memory_order_relaxed) + 1;
+	const load_word *from = (const load_word *)report;
+	load_word *to = (load_word *)&slot->reports[version & 1];
 
-	slot->reports[version & 1] = *report;
+	/* release: not before the version of the call before, which tells who still reads the
+	 * report that is overwritten here; pairs with the acquire of the words in load_read */
+	for (unsigned i = 0; i < LOAD_REPORT_WORDS; i++)
+		__atomic_store_n(&to[i], from[i], __ATOMIC_RELEASE);
 	/* release: pairs with the acquire in load_read; the program in the kernel reads in order */
 	atomic_store_explicit(&slot->version, version, memory_order_release);
 }
@@ -74,6 +84,7 @@ static inline void load_publish(struct load_slot *slot, const struct load_report
 static inline bool load_read(const struct load_slot *slot, uint64_t now_ns, struct load *load)
 {
 	struct load_report report;
+	const load_word *from;
 	uint64_t before, waited_ns;
 
 	*load = (struct load){.epoch = slot->epoch, .flags = LOAD_UNHEALTHY};
@@ -81,8 +92,10 @@ static inline bool load_read(const struct load_slot *slot, uint64_t now_ns, stru
 		before = atomic_load_explicit(&slot->version, memory_order_acquire);
 		if (before == 0)
 			return false;
-		report = slot->reports[before & 1];
-		atomic_thread_fence(memory_order_acquire);
+		from = (const load_word *)&slot->reports[before & 1];
+		/* acquire: the version below is read after all of them */
+		for (unsigned i = 0; i < LOAD_REPORT_WORDS; i++)
+			((load_word *)&report)[i] = __atomic_load_n(&from[i], __ATOMIC_ACQUIRE);
 		if (atomic_load_explicit(&slot->version, memory_order_relaxed) != before)
 			continue;
 		if (now_ns > report.stamp_ns && now_ns - report.stamp_ns > LOAD_STALE_NS)

@@ -1,6 +1,9 @@
 /* lb/probe_wire_test.c: the datagram, and user space's answer to it. */
 #include "base/test.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "base/clock.h"
 #include "lb/probe.h"
 
@@ -132,4 +135,43 @@ TEST(names_of_modes_read_back)
 	}
 	CHECK(!probe_mode_parse("xpd", &mode));
 	CHECK(!probe_mode_parse("", &mode));
+}
+
+static _Atomic bool writer_stop;
+
+/* Reports whose numbers belong together, as fast as possible. */
+static void *writer_run(void *argument)
+{
+	for (uint32_t i = 1; !atomic_load(&writer_stop); i++) {
+		const struct load_report report = {
+			.stamp_ns = NOW_NS,
+			.free_bytes = (uint64_t)i << 32 | (i & 0xffff),
+			.delay_ns = i,
+			.in_flight = (uint16_t)i,
+		};
+
+		load_publish(&slot, &report);
+	}
+	return argument;
+}
+
+TEST(a_reader_beside_a_writer_never_sees_half_a_report)
+{
+	unsigned healthy = 0;
+	pthread_t thread;
+
+	publish((struct load_report){0});
+	CHECK_EQ(pthread_create(&thread, NULL, writer_run, NULL), 0);
+	for (unsigned i = 0; i < 1000000; i++) {
+		struct load load;
+
+		if (!load_read(&slot, NOW_NS, &load))
+			continue;
+		healthy++;
+		CHECK_EQ(load.in_flight, load.delay_ns & 0xffff);
+		CHECK_EQ(load.free_bytes, (uint64_t)load.delay_ns << 32 | load.in_flight);
+	}
+	atomic_store(&writer_stop, true);
+	pthread_join(thread, NULL);
+	CHECK_LT(1000, healthy);
 }

@@ -5,7 +5,7 @@ fm_test(lb_tuner_test SOURCES tuner_test.c DEPS lb base LIBS m)
 
 # The simulator: the same balancer and tuner, driven by events instead of sockets.
 fm_room(lb_sim
-	SOURCES sim/chance.c sim/events.c sim/measure.c sim/station.c sim/sim.c sim/sim_caller.c sim/sim_weather.c
+	SOURCES sim/chance.c sim/events.c sim/measure.c sim/station.c sim/sim.c sim/sim_caller.c sim/sim_weather.c sim/search.c
 	DEPS lb base
 	LIBS m)
 fm_test(lb_sim_test SOURCES sim/sim_test.c DEPS lb_sim lb base LIBS m LABELS sim)

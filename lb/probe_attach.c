@@ -21,6 +21,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fault_point.h"
 #include "base/log.h"
 
 /* enum bpf_attach_type's BPF_TCX_INGRESS, which the headers of Linux 6.1 do not know yet. */
@@ -133,6 +134,8 @@ static int attach_link(struct probe_attachment *attachment, int program_fd)
 		attachment->hook == PROBE_HOOK_TCX ? PROBE_TCX_INGRESS : BPF_XDP;
 	LIBBPF_OPTS(bpf_link_create_opts, options);
 
+	if (attachment->hook == PROBE_HOOK_TCX && FAULT_POINT("probe.tcx"))
+		return -EINVAL; /* as before Linux 6.6 */
 	if (attachment->hook == PROBE_HOOK_XDP)
 		options.flags = XDP_FLAGS_DRV_MODE;
 	else if (attachment->hook == PROBE_HOOK_XDP_GENERIC)
@@ -195,6 +198,8 @@ int probe_attach(struct probe_attachment *attachment, int program_fd,
 	attachment->port = port;
 	attachment->link_fd = -1;
 	attachment->program_id = 0;
+	if (FAULT_POINT("probe.attach"))
+		return -EBUSY;
 	if (attachment->hook == PROBE_HOOK_TC)
 		return attach_filter(attachment, program_fd);
 	error = attach_link(attachment, program_fd);

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "base/log.h"
 #include "lb/probe_kernel.h"
 #include "lb/probe_lab_test.h"
@@ -195,6 +196,16 @@ TEST(tc_answers_on_loopback)
 	mode_on_lo(PROBE_TC);
 }
 
+/* Filters of the clsact qdisc: what there is before Linux 6.6. */
+TEST(tc_without_links_answers_on_loopback)
+{
+	fault_disarm_all();
+	CHECK_EQ(fault_arm("probe.tcx", 1, true), 0);
+	mode_on_lo(PROBE_TC);
+	CHECK_LT(0, fault_fired_count());
+	fault_disarm_all();
+}
+
 TEST(generic_xdp_answers_on_loopback)
 {
 	mode_on_lo(PROBE_XDP_GENERIC);
@@ -223,6 +234,15 @@ static void mode_on_cable(enum probe_mode mode)
 TEST(tc_answers_over_a_cable)
 {
 	mode_on_cable(PROBE_TC);
+}
+
+TEST(tc_without_links_answers_over_a_cable)
+{
+	fault_disarm_all();
+	CHECK_EQ(fault_arm("probe.tcx", 1, true), 0);
+	mode_on_cable(PROBE_TC);
+	CHECK_LT(0, fault_fired_count());
+	fault_disarm_all();
 }
 
 TEST(generic_xdp_answers_over_a_cable)
@@ -260,6 +280,56 @@ TEST(native_xdp_answers_over_a_cable)
 		TEST_SKIP("no native XDP on veth here");
 	mode_on_cable(PROBE_XDP);
 	close(link);
+}
+
+/* Without names: loopback and cable, and what goes wrong on one of them does not matter. */
+TEST(all_interfaces_that_are_up_answer)
+{
+	struct probe_server *server;
+
+	lab_wanted();
+	fault_disarm_all();
+	server = server_open(PROBE_TC, NULL);
+	check_answered(server, lab.server, "127.0.0.1");
+	check_answered(server, lab.server, LAB_SERVER4); /* which goes by lo */
+	check_answered(server, lab.client, LAB_SERVER6);
+	probe_server_close(server);
+	server = server_open(PROBE_XDP_GENERIC, NULL);
+	check_answered(server, lab.client, LAB_SERVER4);
+	probe_server_close(server);
+}
+
+/* Of two named interfaces the second one fails: neither answers, and auto has somebody else do. */
+TEST(named_interfaces_answer_all_or_not_at_all)
+{
+	struct probe_server_options options = {.mode = PROBE_TC,
+		.port = PORT,
+		.interfaces = "lo," LAB_SERVER_CABLE,
+		.user_port = PORT + 1,
+		.epoch = 17};
+	struct probe_server *server;
+	int owner, client;
+
+	lab_wanted();
+	probe_server_close(server_open(PROBE_TC, "lo")); /* skips where there is no BPF */
+	fault_disarm_all();
+	for (unsigned i = 0; i < 2; i++) {
+		owner = owner_open(PORT);
+		client = client_open(lab.server, "127.0.0.1", PORT);
+		options.mode = i == 0 ? PROBE_TC : PROBE_AUTO;
+		CHECK_EQ(fault_arm("probe.attach", 2, true), 0);
+		CHECK_EQ(probe_server_open(&options, &server), i == 0 ? -EBUSY : 0);
+		fault_disarm_all();
+		send_question(client, 1);
+		CHECK(are_silent(client, -1));
+		close(client);
+		close(owner);
+	}
+	CHECK_EQ(probe_server_mode(server), PROBE_USER);
+	client = client_open(lab.server, "127.0.0.1", PORT + 1);
+	CHECK_EQ(ask(client).flags, LOAD_UNHEALTHY);
+	close(client);
+	probe_server_close(server);
 }
 
 /* Its own socket and port; the reply comes from the address that was asked. */
@@ -669,6 +739,42 @@ TEST(a_mode_asked_for_by_name_is_that_or_an_error)
 	CHECK_EQ(probe_server_slot(server)->port, PORT);
 	probe_server_close(server);
 	probe_server_close(NULL);
+}
+
+/* In a time namespace CLOCK_MONOTONIC is an hour behind the kernel's. */
+TEST(a_server_in_a_time_namespace_is_as_fresh_as_any)
+{
+	static const char offsets[] = "monotonic -3600 0\n";
+	int fd, status;
+	pid_t pid;
+
+	lab_wanted();
+	probe_server_close(server_open(PROBE_TC, "lo"));
+	if (clock_now_ns() < 3700 * NS_PER_S)
+		TEST_SKIP("the machine has not been up for an hour");
+	pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+		if (unshare(CLONE_NEWTIME) != 0 || fd < 0 ||
+			write(fd, offsets, sizeof(offsets) - 1) != (ssize_t)sizeof(offsets) - 1)
+			_exit(TEST_EXIT_SKIP);
+		pid = fork(); /* the first one inside */
+		if (pid == 0) {
+			struct probe_server *server = server_open(PROBE_TC, "lo");
+
+			check_answered(server, lab.server, "127.0.0.1");
+			probe_server_close(server);
+			_exit(0);
+		}
+		_exit(waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status)
+									   : 1);
+	}
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK(WIFEXITED(status));
+	if (WEXITSTATUS(status) == TEST_EXIT_SKIP)
+		TEST_SKIP("no time namespaces here");
+	CHECK_EQ(WEXITSTATUS(status), 0);
 }
 
 /* --- a writer at work ---------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "lb/policy.h"
+#include "lb/tuner.h"
 
 #define LATENCY_STEP 0.02 /* of the moving mean: about the last 50 replies */
 
@@ -31,11 +32,12 @@ static const struct policy *const balancer_policies[] = {
 	&policy_c3,
 	&policy_jsq,
 	&policy_mew_fixed,
+	&policy_mew,
 };
 
 const char *balancer_policy_names(void)
 {
-	return "random, rr, least, p2c, prequal, prequal-tuned, jiq, jbsq, c3, jsq, mew-fixed";
+	return "random, rr, least, p2c, prequal, prequal-tuned, jiq, jbsq, c3, jsq, mew-fixed, mew";
 }
 
 static const struct policy *balancer_find(const char *name)
@@ -158,6 +160,7 @@ void balancer_close(struct balancer *balancer)
 		return;
 	if (balancer->policy->close != NULL)
 		balancer->policy->close(balancer);
+	tuner_close(balancer->tuner);
 	free(balancer->state);
 	free(balancer->in_flight);
 	pool_close(&balancer->pool);
@@ -298,6 +301,8 @@ void balancer_done(struct balancer *balancer, uint64_t now_ns, uint32_t server,
 		balancer->pool.samples[server].piggybacked = true;
 	}
 	balancer_judge(balancer, now_ns, server, outcome);
+	if (balancer->tuner != NULL && outcome->status != -ECANCELED)
+		tuner_note(balancer->tuner, now_ns, outcome->latency_ns);
 	if (balancer->policy->done != NULL)
 		balancer->policy->done(balancer, now_ns, server, outcome);
 }
@@ -357,7 +362,8 @@ void balancer_stats(const struct balancer *balancer, struct balancer_stats *stat
 	*stats = balancer->stats;
 	stats->ejections = balancer->health.ejections;
 	stats->ejected = balancer->health.ejected_count;
-	stats->probes_per_rpc = balancer->options.probes_per_rpc;
+	stats->probes_per_rpc = balancer->tuner != NULL ? tuner_rate(balancer->tuner)
+							: balancer->options.probes_per_rpc;
 }
 
 uint32_t balancer_in_flight(const struct balancer *balancer, uint32_t server)

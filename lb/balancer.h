@@ -57,15 +57,17 @@ struct balancer_options {
 	double probes_per_rpc; /* f: mew-fixed, prequal (r_probe; paper 3) */
 	double probes_per_rpc_max; /* mew: the tuner's upper end; default 16 */
 	uint64_t sample_age_ns;    /* tau: mew; prequal's age limit (paper 1 s) */
-	unsigned pool_size;        /* prequal's m (paper 16) */
-	double hot_quantile;       /* prequal's Q_RIF (paper 2^-0.25); below 0: RIF only */
-	unsigned server_slots;     /* jbsq's n: outstanding per server */
-	uint64_t service_ns;       /* mean service time where known; 0: learned from replies */
-	unsigned server_workers;   /* workers per server where known; 0: learned, at first 1 */
-	uint64_t ask_timeout_ns;   /* p2c; default 1 ms */
-	unsigned eject_failures;   /* in a row; default 5 */
-	uint64_t eject_ns;         /* first pause, doubled each time up to 64x; default 1 s */
-	uint64_t slow_start_ns;    /* a server that comes back gets its share slowly; default 1 s */
+	/* mew: now_ns + this is a clock that the clients share: see tuner_options. */
+	int64_t clock_offset_ns;
+	unsigned pool_size;      /* prequal's m (paper 16) */
+	double hot_quantile;     /* prequal's Q_RIF (paper 2^-0.25); below 0: RIF only */
+	unsigned server_slots;   /* jbsq's n: outstanding per server */
+	uint64_t service_ns;     /* mean service time where known; 0: learned from replies */
+	unsigned server_workers; /* workers per server where known; 0: learned, at first 1 */
+	uint64_t ask_timeout_ns; /* p2c; default 1 ms */
+	unsigned eject_failures; /* in a row; default 5 */
+	uint64_t eject_ns;       /* first pause, doubled each time up to 64x; default 1 s */
+	uint64_t slow_start_ns;  /* a server that comes back gets its share slowly; default 1 s */
 	uint32_t (*oracle)(void *context, uint32_t server); /* true queue length now: jsq */
 	void *oracle_context;
 };

@@ -16,7 +16,7 @@
 #define PROBES_MAX 256
 
 static const char *const policies[] = {"random", "rr", "least", "p2c", "prequal", "prequal-tuned",
-	"jiq", "jbsq", "c3", "jsq", "mew-fixed"};
+	"jiq", "jbsq", "c3", "jsq", "mew-fixed", "mew"};
 
 enum fate { WELL, FAILS_FAST, DEAD, DRAINS };
 

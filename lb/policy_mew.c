@@ -1,27 +1,46 @@
 /*
  * lb/policy_mew.c: Mew: pairs of probes off the critical path, the smallest predicted load wins.
  *
- * (research/load-balancing.md 1.4; nothing of Mew itself is published but a paragraph.)
+ * Of Mew itself only a paragraph is published (Zhou's research statement; the ideas: queueing at
+ * the server as the signal, probes answered in the kernel, probing just often enough, the rate
+ * found by descent on the tail). The rest is ours, found with fm-lbsim (docs/load-balancing.md):
+ *
+ * Probing: each RPC fires on average f/2 pairs of probes at servers drawn at random, after it was
+ * sent. Replies refresh samples for nothing.
+ *
+ * Choice: among the newest MEW_SCAN_MAX samples younger than tau the least predicted load, of equal
+ * ones the newest. Few and fresh: with all that a client ever heard, everybody would find the same
+ * idle servers (the herd). An entry is not used up but counted up, by own requests sent since.
+ *
+ * Predicted load, in requests: what the server said it has in flight, own ones sent since, and
+ * MEW_OWN for each own request that is there now: a request of ours that is still out is news that
+ * no sample has, and spreading one's own requests evens out the arrivals at every server. If the
+ * best of them is worse than MEW_UNKNOWN times the fleet's mean, a few random servers are looked at
+ * beside them, unknown ones taken at that.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "lb/policy.h"
-
+#include "lb/tuner.h"
+#define MEW_SCAN_MAX 8
+#define MEW_OWN 4.0
+#define MEW_UNKNOWN 2.0
+#define MEW_DRAWS 4            /* random servers looked at when no sample is good */
+#define MEW_AGE_LATENCIES 16.0 /* tau in mean latencies */
 #define MEW_PAIR 2
-#define MEW_SCAN_MAX 32 /* samples looked at for an RPC, newest first */
-#define MEW_RATE_DEFAULT 2.0
-#define MEW_AGE_LATENCIES 3.0 /* tau in mean latencies when nothing better is known */
+#define MEW_RATE_DEFAULT 1.0
 #define MEW_AGE_FIRST_NS NS_PER_MS
-#define MEW_AGE_SERVICES 4
 #define MEW_PAIRS_WAITING_MAX (LB_PROBES_MAX / MEW_PAIR)
+#define MEW_MEAN_STEP 0.01 /* of the fleet's mean: about the last 100 answers */
 
 struct mew {
 	unsigned pairs_waiting; /* to be probed at the next balancer_probes */
+	double mean_load;       /* in flight at a server drawn at random */
 };
 
-static int mew_open(struct balancer *balancer, const char **why)
+static int mew_fixed_open(struct balancer *balancer, const char **why)
 {
 	(void)why;
 	balancer->state = calloc(1, sizeof(struct mew));
@@ -32,55 +51,100 @@ static int mew_open(struct balancer *balancer, const char **why)
 	return 0;
 }
 
-static uint64_t mew_age_ns(const struct balancer *balancer)
+static int mew_open(struct balancer *balancer, const char **why)
 {
-	if (balancer->options.sample_age_ns != 0)
-		return balancer->options.sample_age_ns;
-	if (balancer->mean_latency_ns == 0)
-		return MEW_AGE_FIRST_NS;
-	return (uint64_t)(MEW_AGE_LATENCIES * balancer->mean_latency_ns);
+	struct tuner_options options = {
+		.rate_max = balancer->options.probes_per_rpc_max,
+		.rate_start = balancer->options.probes_per_rpc,
+		.clock_offset_ns = balancer->options.clock_offset_ns,
+	};
+	int error = mew_fixed_open(balancer, why);
+
+	return error != 0 ? error : tuner_open(&options, &balancer->tuner);
 }
 
-/* How many requests are before a new one there, as far as can be told. */
-static uint32_t mew_load(const struct balancer *balancer, const struct sample *sample, uint32_t own)
+static uint64_t mew_since_ns(const struct balancer *balancer, uint64_t now_ns)
 {
-	(void)balancer;
-	return FM_MAX(sample->in_flight + sample->own_sends, own);
+	uint64_t age_ns = balancer->options.sample_age_ns;
+
+	if (age_ns == 0)
+		age_ns = balancer->mean_latency_ns == 0
+				 ? MEW_AGE_FIRST_NS
+				 : (uint64_t)(MEW_AGE_LATENCIES * balancer->mean_latency_ns);
+	return now_ns - FM_MIN(now_ns, age_ns);
+}
+
+static double mew_unknown(const struct balancer *balancer)
+{
+	return MEW_UNKNOWN * ((const struct mew *)balancer->state)->mean_load;
+}
+
+/* sample NULL: nothing is known of the server. */
+static double mew_load(
+	const struct balancer *balancer, uint32_t server, const struct sample *sample)
+{
+	double own = (double)balancer->in_flight[server];
+	double said = mew_unknown(balancer);
+
+	if (sample != NULL)
+		said = FM_MAX((double)sample->in_flight + (double)sample->own_sends, own);
+	return said + MEW_OWN * own;
+}
+
+struct mew_best {
+	uint32_t server;
+	double load;
+};
+
+static void mew_consider(struct balancer *balancer, uint64_t now_ns, uint32_t server,
+	const struct sample *sample, struct mew_best *best)
+{
+	double load = mew_load(balancer, server, sample);
+
+	if (best->server != HEALTH_NOBODY && load >= best->load)
+		return;
+	if (health_admits(&balancer->health, &balancer->draw, now_ns, server))
+		*best = (struct mew_best){server, load};
 }
 
 static enum balancer_verdict mew_pick(
 	struct balancer *balancer, uint64_t now_ns, struct balancer_pick *pick)
 {
-	uint64_t age_ns = mew_age_ns(balancer), since_ns = now_ns - FM_MIN(now_ns, age_ns);
+	struct mew_best best = {.server = HEALTH_NOBODY};
+	uint64_t since_ns = mew_since_ns(balancer, now_ns);
 	struct pool *pool = &balancer->pool;
-	uint32_t best = HEALTH_NOBODY, best_load = UINT32_MAX, load, scanned = 0;
 	const struct sample *sample;
+	uint32_t server = pool->newest;
 
-	for (uint32_t i = pool->newest; i != POOL_NOBODY && scanned < MEW_SCAN_MAX;
-		i = sample->older, scanned++) {
-		sample = &pool->samples[i];
+	for (unsigned i = 0; i < MEW_SCAN_MAX && server != POOL_NOBODY; i++) {
+		sample = &pool->samples[server];
 		if (sample->at_ns < since_ns)
 			break;
-		load = mew_load(balancer, sample, balancer->in_flight[i]);
-		if (load < best_load &&
-			health_admits(&balancer->health, &balancer->draw, now_ns, i)) {
-			best = i;
-			best_load = load;
-		}
+		mew_consider(balancer, now_ns, server, sample, &best);
+		server = sample->older;
 	}
-	if (best == HEALTH_NOBODY)
-		best = policy_blind(balancer, now_ns);
-	return policy_send(pick, best);
+	if (best.server != HEALTH_NOBODY && best.load <= mew_unknown(balancer))
+		return policy_send(pick, best.server);
+	balancer->stats.picks_blind++;
+	for (unsigned i = 0; i < MEW_DRAWS; i++) {
+		server = health_draw(&balancer->health, &balancer->draw, now_ns);
+		sample = pool_get(pool, server, since_ns);
+		mew_consider(balancer, now_ns, server, sample, &best);
+	}
+	if (best.server == HEALTH_NOBODY)
+		best.server = server;
+	return policy_send(pick, best.server);
 }
 
 static void mew_sent(struct balancer *balancer, uint64_t now_ns, uint32_t server)
 {
 	struct mew *mew = balancer->state;
-	double pairs = balancer->options.probes_per_rpc / MEW_PAIR;
+	double rate = balancer->tuner != NULL ? tuner_rate(balancer->tuner)
+					      : balancer->options.probes_per_rpc;
 
 	(void)now_ns;
 	(void)server;
-	mew->pairs_waiting += draw_round(&balancer->draw, pairs);
+	mew->pairs_waiting += draw_round(&balancer->draw, rate / MEW_PAIR);
 	mew->pairs_waiting = FM_MIN(mew->pairs_waiting, MEW_PAIRS_WAITING_MAX);
 }
 
@@ -95,8 +159,25 @@ static unsigned mew_probes(
 	return policy_draw_distinct(balancer, servers, count);
 }
 
+static void mew_sampled(struct balancer *balancer, uint64_t now_ns, uint32_t server)
+{
+	struct mew *mew = balancer->state;
+	double load = (double)balancer->pool.samples[server].in_flight;
+
+	(void)now_ns;
+	mew->mean_load += MEW_MEAN_STEP * (load - mew->mean_load);
+}
+
 const struct policy policy_mew_fixed = {.name = "mew-fixed",
+	.open = mew_fixed_open,
+	.pick = mew_pick,
+	.sent = mew_sent,
+	.probes = mew_probes,
+	.sampled = mew_sampled};
+
+const struct policy policy_mew = {.name = "mew",
 	.open = mew_open,
 	.pick = mew_pick,
 	.sent = mew_sent,
-	.probes = mew_probes};
+	.probes = mew_probes,
+	.sampled = mew_sampled};

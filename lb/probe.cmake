@@ -20,6 +20,7 @@ else()
 endif()
 fm_test(lb_probe_program_test SOURCES probe_program_test.c DEPS lb_probe base)
 fm_test(lb_probe_server_test SOURCES probe_server_test.c DEPS lb_probe base)
+fm_test(lb_probe_life_test SOURCES probe_life_test.c DEPS lb_probe base)
 # Is the committed skeleton what the source compiles to?
 add_test(NAME lb_probe_skeleton COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/probe_skeleton --check)
 set_tests_properties(lb_probe_skeleton PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 60)

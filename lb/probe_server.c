@@ -100,36 +100,26 @@ static int server_attach_one(struct probe_server *server, enum probe_mode mode,
 }
 
 /* Named interfaces: all of them or none. Otherwise: as many as will, at least one. */
-static int server_attach(struct probe_server *server, enum probe_mode mode)
+static int server_attach(struct probe_server *server, enum probe_mode mode,
+	const struct probe_interface *list, unsigned count)
 {
-	struct probe_interface list[PROBE_INTERFACES_MAX];
-	unsigned count, attached = 0;
+	bool named = server->options.interfaces != NULL;
+	unsigned attached = 0;
 	enum probe_hook hook;
-	int error = probe_interfaces(server->options.interfaces, list, &count), last = -ENODEV;
+	int error = 0;
 
-	if (error != 0) {
-		server_because(
-			server, "%s: interfaces: %s", probe_mode_name(mode), strerror(-error));
-		return error;
-	}
 	for (unsigned i = 0; i < count; i++) {
 		error = server_attach_one(server, mode, &list[i], &hook);
-		if (error == 0) {
-			attached++;
-			log_debug("probe: interface=%s port=%u hook=%s", list[i].name,
-				server->options.port, probe_hook_name(hook));
-			continue;
-		}
-		last = error;
-		log_debug("probe: interface=%s port=%u hook=%s error=%s", list[i].name,
-			server->options.port, probe_hook_name(hook), strerror(-error));
-		if (server->options.interfaces != NULL || attached + (count - i) == 1)
+		attached += error == 0;
+		log_debug("probe: interface=%s port=%u hook=%s status=%d", list[i].name,
+			server->options.port, probe_hook_name(hook), error);
+		if (error != 0 && (named || (i == count - 1 && attached == 0))) {
 			server_because(server, "%s on %s: %s", probe_mode_name(mode), list[i].name,
 				strerror(-error));
-		if (server->options.interfaces != NULL)
 			return error;
+		}
 	}
-	return attached > 0 ? 0 : last;
+	return 0;
 }
 
 static int server_open_kernel(struct probe_server *server, enum probe_mode mode)
@@ -139,9 +129,18 @@ static int server_open_kernel(struct probe_server *server, enum probe_mode mode)
 		.xdp = mode != PROBE_TC,
 		.filter = &server->filter,
 	};
+	struct probe_interface list[PROBE_INTERFACES_MAX];
 	const char *what;
-	int error = probe_kernel_open(&options, &server->kernel, &what);
+	unsigned count;
+	int error = probe_interfaces(server->options.interfaces, list, &count);
 
+	if (error != 0) {
+		if (error != -EINVAL) /* that has been logged */
+			server_because(server, "%s: interfaces: %s", probe_mode_name(mode),
+				strerror(-error));
+		return error;
+	}
+	error = probe_kernel_open(&options, &server->kernel, &what);
 	if (error != 0) {
 		server_because(server, "%s: %s: %s", probe_mode_name(mode), what, strerror(-error));
 		return error;
@@ -150,7 +149,7 @@ static int server_open_kernel(struct probe_server *server, enum probe_mode mode)
 	server->slot = probe_kernel_slot(server->kernel);
 	server->slot->port = server->options.port;
 	server->slot->epoch = server->options.epoch;
-	error = server_attach(server, mode);
+	error = server_attach(server, mode, list, count);
 	if (error == 0)
 		return 0;
 	probe_kernel_close(server->kernel);

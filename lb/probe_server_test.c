@@ -2,176 +2,11 @@
  * lb/probe_server_test.c: servers that answer probes in every mode this machine has, over loopback
  * and over a cable (veth) between two private network namespaces.
  */
-#include "base/test.h"
-
-#include <arpa/inet.h>
 #include <bpf/bpf.h>
-#include <errno.h>
-#include <linux/capability.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <pthread.h>
-#include <signal.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
-#include "base/clock.h"
 #include "base/fault_point.h"
-#include "base/log.h"
-#include "lb/probe_kernel.h"
-#include "lb/probe_lab_test.h"
-
-#define PORT 7500
-#define ANSWER_MS 2000 /* a machine that is busy with other tests is given so long */
-#define SILENCE_MS 40  /* nobody answers: waited so long. Too short only makes a test easier */
-
-static struct lab lab;
-static const char *unable;
-static const struct load_report busy = {.delay_ns = 777, .in_flight = 5, .free_bytes = 1 << 20};
-
-static void lab_wanted(void)
-{
-	static bool tried;
-
-	if (!tried) {
-		tried = true;
-		log_set_level(LOG_ERROR);
-		unable = lab_open(&lab);
-	}
-	if (unable != NULL)
-		TEST_SKIP(unable);
-}
-
-/* --- a server and a client ----------------------------------------------------------------- */
-
-static struct probe_server *server_open(enum probe_mode mode, const char *interfaces)
-{
-	const struct probe_server_options options = {
-		.mode = mode, .port = PORT, .interfaces = interfaces, .epoch = 17};
-	struct probe_server *server;
-	int error = probe_server_open(&options, &server);
-
-	if (error == -EPERM || error == -EOPNOTSUPP)
-		TEST_SKIP(probe_mode_name(mode));
-	CHECK_EQ(error, 0);
-	CHECK_EQ(probe_server_mode(server), mode);
-	return server;
-}
-
-static void publish(struct probe_server *server)
-{
-	struct load_report report = busy;
-
-	report.stamp_ns = clock_now_ns();
-	load_publish(probe_server_slot(server), &report);
-}
-
-static struct sockaddr_storage address_of(const char *host, uint16_t port)
-{
-	struct sockaddr_storage address = {0};
-	struct sockaddr_in *four = (void *)&address;
-	struct sockaddr_in6 *six = (void *)&address;
-
-	if (inet_pton(AF_INET, host, &four->sin_addr) == 1) {
-		four->sin_family = AF_INET;
-		four->sin_port = htons(port);
-	} else {
-		CHECK_EQ(inet_pton(AF_INET6, host, &six->sin6_addr), 1);
-		six->sin6_family = AF_INET6;
-		six->sin6_port = htons(port);
-		if (IN6_IS_ADDR_LINKLOCAL(&six->sin6_addr))
-			six->sin6_scope_id = if_nametoindex(LAB_CLIENT_CABLE);
-	}
-	return address;
-}
-
-/* A socket of namespace `ns` that is connected to host:port. Only the peer's answers reach it. */
-static int client_open(int ns, const char *host, uint16_t port)
-{
-	struct sockaddr_storage address;
-	int fd;
-
-	CHECK(lab_enter(ns));
-	address = address_of(host, port);
-	fd = socket(address.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	CHECK(fd >= 0);
-	CHECK_EQ(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-	CHECK(lab_enter(lab.server));
-	return fd;
-}
-
-/* The server's own socket, which the kernel's answers never reach. */
-static int owner_open(uint16_t port)
-{
-	struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-	int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	CHECK(fd >= 0);
-	CHECK_EQ(bind(fd, (struct sockaddr *)&any, sizeof(any)), 0);
-	return fd;
-}
-
-/* Length of the next datagram; -ETIMEDOUT; -errno. */
-static ssize_t receive(int fd, void *bytes, size_t length, int timeout_ms)
-{
-	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
-	ssize_t got;
-
-	if (poll(&poll_fd, 1, timeout_ms) == 0)
-		return -ETIMEDOUT;
-	got = recv(fd, bytes, length, 0);
-	return got < 0 ? -errno : got;
-}
-
-/* Nothing comes to either; -1 for none. */
-static bool are_silent(int a, int b)
-{
-	struct pollfd fds[2] = {{.fd = a, .events = POLLIN}, {.fd = b, .events = POLLIN}};
-
-	return poll(fds, 2, SILENCE_MS) == 0;
-}
-
-static void send_question(int fd, uint64_t cookie)
-{
-	struct probe_packet question;
-
-	probe_ask(&question, cookie);
-	CHECK_EQ(send(fd, &question, sizeof(question), 0), PROBE_BYTES);
-}
-
-/* Asks once and returns what is said. Fails the case when there is no answer in time. */
-static struct load ask(int fd)
-{
-	static uint64_t cookie = 1000;
-	uint8_t bytes[256];
-	struct load load = {0};
-	uint64_t echoed;
-
-	send_question(fd, ++cookie);
-	CHECK_EQ(receive(fd, bytes, sizeof(bytes), ANSWER_MS), PROBE_BYTES);
-	CHECK(probe_parse_answer(bytes, PROBE_BYTES, &load, &echoed));
-	CHECK_EQ(echoed, cookie);
-	CHECK_EQ(load.epoch, 17);
-	return load;
-}
-
-/* Fresh load, exactly one answer, and the owner's socket sees nothing of it. */
-static void check_answered(struct probe_server *server, int ns, const char *host)
-{
-	int owner = owner_open(PORT), client = client_open(ns, host, PORT);
-	struct load load;
-
-	publish(server);
-	load = ask(client);
-	CHECK_EQ(load.flags, 0);
-	CHECK_EQ(load.delay_ns, busy.delay_ns);
-	CHECK_EQ(load.in_flight, busy.in_flight);
-	CHECK_EQ(load.free_bytes, busy.free_bytes);
-	CHECK(are_silent(client, owner));
-	close(client);
-	close(owner);
-}
+#include "lb/probe_client_test.h"
 
 /* --- every mode ---------------------------------------------------------------------------- */
 
@@ -457,38 +292,50 @@ TEST(a_server_that_stops_publishing_becomes_unhealthy)
 	probe_server_close(server);
 }
 
-TEST(a_source_outside_the_allowed_prefixes_gets_no_answer_in_any_mode)
+static void mode_with_filter(enum probe_mode mode)
 {
-	static const enum probe_mode modes[] = {PROBE_TC, PROBE_XDP_GENERIC, PROBE_USER};
+	const struct probe_server_options options = {.mode = mode,
+		.port = PORT,
+		.interfaces = LAB_SERVER_CABLE,
+		.allow = "10.77.0.9,fd77::/64",
+		.epoch = 17};
+	struct probe_server *server;
+	struct probe_server_stats stats;
+	int four, six, owner = -1;
 
 	lab_wanted();
-	for (unsigned i = 0; i < FM_ARRAY_COUNT(modes); i++) {
-		const struct probe_server_options options = {.mode = modes[i],
-			.port = PORT,
-			.interfaces = LAB_SERVER_CABLE,
-			.allow = "10.77.0.9,fd77::/64",
-			.epoch = 17};
-		struct probe_server *server;
-		struct probe_server_stats stats;
-		int four = client_open(lab.client, LAB_SERVER4, PORT);
-		int six = client_open(lab.client, LAB_SERVER6, PORT), owner = -1;
+	server = server_open_with(&options);
+	four = client_open(lab.client, LAB_SERVER4, PORT);
+	six = client_open(lab.client, LAB_SERVER6, PORT);
+	if (mode != PROBE_USER)
+		owner = owner_open(PORT);
+	send_question(four, 1);
+	CHECK(are_silent(four, owner));
+	CHECK_EQ(ask(six).flags, LOAD_UNHEALTHY);
+	probe_server_stats(server, &stats);
+	CHECK_EQ(stats.refused_source, 1);
+	CHECK_EQ(stats.answered, 1);
+	CHECK_EQ(stats.stale, 1);
+	close(four);
+	close(six);
+	if (owner >= 0)
+		close(owner);
+	probe_server_close(server);
+}
 
-		CHECK_EQ(probe_server_open(&options, &server), 0);
-		if (modes[i] != PROBE_USER)
-			owner = owner_open(PORT);
-		send_question(four, 1);
-		CHECK(are_silent(four, owner));
-		CHECK_EQ(ask(six).flags, LOAD_UNHEALTHY);
-		probe_server_stats(server, &stats);
-		CHECK_EQ(stats.refused_source, 1);
-		CHECK_EQ(stats.answered, 1);
-		CHECK_EQ(stats.stale, 1);
-		close(four);
-		close(six);
-		if (owner >= 0)
-			close(owner);
-		probe_server_close(server);
-	}
+TEST(tc_gives_a_source_outside_the_allowed_prefixes_no_answer)
+{
+	mode_with_filter(PROBE_TC);
+}
+
+TEST(xdp_gives_a_source_outside_the_allowed_prefixes_no_answer)
+{
+	mode_with_filter(PROBE_XDP_GENERIC);
+}
+
+TEST(the_responder_gives_a_source_outside_the_allowed_prefixes_no_answer)
+{
+	mode_with_filter(PROBE_USER);
 }
 
 TEST(servers_of_different_ports_share_an_interface)
@@ -512,205 +359,6 @@ TEST(servers_of_different_ports_share_an_interface)
 			probe_server_close(first);
 	}
 	probe_server_close(second);
-}
-
-/* --- servers that are killed --------------------------------------------------------------- */
-
-/* A server of one kernel filter (any hook) in a process of its own; it says when it stands. */
-static pid_t server_fork(enum probe_hook hook, int exit_status)
-{
-	int ready[2], status;
-	char byte;
-	pid_t pid;
-
-	CHECK_EQ(pipe(ready), 0);
-	pid = fork();
-	CHECK(pid >= 0);
-	if (pid == 0) {
-		struct probe_filter filter = {0};
-		struct probe_kernel_options options = {.port = PORT, .filter = &filter};
-		struct probe_interface lo[PROBE_INTERFACES_MAX];
-		struct load_report report = {.stamp_ns = clock_now_ns()};
-		struct probe_kernel *kernel;
-		unsigned count;
-
-		if (probe_kernel_open(&options, &kernel, NULL) != 0)
-			_exit(TEST_EXIT_SKIP);
-		if (probe_interfaces("lo", lo, &count) != 0 ||
-			probe_kernel_attach(kernel, lo, hook) != 0)
-			_exit(hook == PROBE_HOOK_TCX ? TEST_EXIT_SKIP : 1); /* not before 6.6 */
-		probe_kernel_slot(kernel)->epoch = 17;
-		load_publish(probe_kernel_slot(kernel), &report);
-		if (write(ready[1], "", 1) != 1)
-			_exit(1);
-		if (exit_status >= 0)
-			exit(exit_status);
-		for (;;)
-			pause();
-	}
-	close(ready[1]);
-	if (read(ready[0], &byte, 1) != 1) {
-		CHECK_EQ(waitpid(pid, &status, 0), pid);
-		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == TEST_EXIT_SKIP);
-		TEST_SKIP(probe_hook_name(hook));
-	}
-	close(ready[0]);
-	return pid;
-}
-
-static void server_kill(pid_t pid, int with)
-{
-	if (with != 0)
-		kill(pid, with);
-	CHECK_EQ(waitpid(pid, NULL, 0), pid);
-}
-
-/* Filters of tc stay: they answer, but nothing good. */
-TEST(what_a_killed_server_left_behind_is_unhealthy_and_its_successor_replaces_it)
-{
-	struct probe_server *server;
-	uint64_t killed_ns;
-	struct load load;
-	int client;
-
-	lab_wanted();
-	for (unsigned round = 0; round < 2; round++) {
-		server_kill(server_fork(PROBE_HOOK_TC, -1), SIGKILL);
-		killed_ns = clock_now_ns();
-		client = client_open(lab.server, "127.0.0.1", PORT);
-		do {
-			load = ask(client);
-		} while (load.flags == 0 && clock_now_ns() - killed_ns < 10 * NS_PER_S);
-		CHECK_EQ(load.flags, LOAD_UNHEALTHY);
-		if (round == 0)
-			continue; /* the second server replaces the first one's filter */
-		server = server_open(PROBE_TC, "lo");
-		check_answered(server, lab.server, "127.0.0.1");
-		probe_server_close(server);
-		send_question(client, 1);
-		CHECK(receive(client, &load, sizeof(load), SILENCE_MS) < 0); /* nothing is left */
-		close(client);
-	}
-}
-
-/* Where there are links, nothing stays: the port is closed, and the client is told so. */
-TEST(a_killed_server_with_a_link_leaves_nothing)
-{
-	static const enum probe_hook hooks[] = {PROBE_HOOK_TCX, PROBE_HOOK_XDP_GENERIC};
-	uint8_t bytes[256];
-
-	lab_wanted();
-	for (unsigned i = 0; i < FM_ARRAY_COUNT(hooks); i++) {
-		int client = client_open(lab.server, "127.0.0.1", PORT);
-		pid_t pid;
-
-		if (hooks[i] == PROBE_HOOK_XDP_GENERIC) {
-			struct probe_server *server = server_open(PROBE_XDP_GENERIC, "lo");
-
-			check_answered(server, lab.server, "127.0.0.1");
-			probe_server_close(server);
-			send_question(client, 1);
-		} else {
-			pid = server_fork(hooks[i], -1);
-			CHECK_EQ(ask(client).epoch, 17);
-			server_kill(pid, SIGTERM);
-			send_question(client, 1);
-		}
-		CHECK_EQ(receive(client, bytes, sizeof(bytes), ANSWER_MS), -ECONNREFUSED);
-		close(client);
-	}
-}
-
-TEST(exit_takes_filters_of_tc_off)
-{
-	uint8_t bytes[256];
-	int client;
-
-	lab_wanted();
-	client = client_open(lab.server, "127.0.0.1", PORT);
-	server_kill(server_fork(PROBE_HOOK_TC, 0), 0);
-	send_question(client, 1);
-	CHECK_EQ(receive(client, bytes, sizeof(bytes), ANSWER_MS), -ECONNREFUSED);
-	close(client);
-}
-
-/* --- rights -------------------------------------------------------------------------------- */
-
-static void keep_rights(uint64_t rights)
-{
-	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct data[2] = {
-		{.effective = (uint32_t)rights, .permitted = (uint32_t)rights},
-		{.effective = (uint32_t)(rights >> 32), .permitted = (uint32_t)(rights >> 32)},
-	};
-
-	if (syscall(SYS_capset, &header, data) != 0)
-		_exit(3);
-}
-
-/* Opens a server with these rights alone, in a child; returns its mode, and its log in text. */
-static enum probe_mode mode_with_rights(
-	const struct probe_server_options *options, uint64_t rights, char *text, size_t size)
-{
-	char path[] = "/tmp/fm-probe-test-XXXXXX";
-	int file = mkstemp(path), status;
-	ssize_t length;
-	pid_t pid;
-
-	CHECK(file >= 0);
-	fchmod(file, 0666);
-	pid = fork();
-	CHECK(pid >= 0);
-	if (pid == 0) {
-		struct probe_server *server;
-
-		log_set_level(LOG_INFO);
-		if (log_open(path) != 0)
-			_exit(4);
-		keep_rights(rights);
-		if (probe_server_open(options, &server) != 0)
-			_exit(5);
-		status = (int)probe_server_mode(server);
-		probe_server_close(server);
-		_exit(0x40 | status);
-	}
-	CHECK_EQ(waitpid(pid, &status, 0), pid);
-	length = pread(file, text, size - 1, 0);
-	text[FM_MAX(length, 0)] = '\0';
-	close(file);
-	unlink(path);
-	CHECK(WIFEXITED(status) && (WEXITSTATUS(status) & 0x40) != 0);
-	return (enum probe_mode)(WEXITSTATUS(status) & 0x3f);
-}
-
-#define RIGHTS_NEEDED (1ull << CAP_BPF | 1ull << CAP_NET_ADMIN)
-
-TEST(two_capabilities_are_enough_for_the_kernel_to_answer)
-{
-	const struct probe_server_options options = {.port = PORT, .interfaces = "lo"};
-	char text[4096];
-
-	lab_wanted();
-	server_kill(server_fork(PROBE_HOOK_TC, 0), 0); /* skips where there is no BPF at all */
-	CHECK_EQ(mode_with_rights(&options, RIGHTS_NEEDED, text, sizeof(text)), PROBE_TC);
-	CHECK_CONTAINS(text, "probe: mode=tc port=7500");
-}
-
-TEST(without_rights_auto_falls_back_and_says_why)
-{
-	struct probe_server_options options = {.port = PORT, .interfaces = "lo"};
-	char text[4096];
-
-	lab_wanted();
-	CHECK_EQ(mode_with_rights(&options, 0, text, sizeof(text)), PROBE_NONE);
-	CHECK_CONTAINS(text, "probe: mode=none port=7500: tc: ");
-	CHECK_CONTAINS(text, "CAP_BPF and CAP_NET_ADMIN");
-	CHECK_CONTAINS(text, "user: it has no port of its own");
-	options.user_port = PORT + 1;
-	CHECK_EQ(mode_with_rights(&options, 0, text, sizeof(text)), PROBE_USER);
-	CHECK_CONTAINS(text, "probe: mode=user port=7500: tc: ");
-	CHECK_EQ(mode_with_rights(&options, 1ull << CAP_BPF, text, sizeof(text)), PROBE_USER);
-	CHECK_EQ(mode_with_rights(&options, 1ull << CAP_NET_ADMIN, text, sizeof(text)), PROBE_USER);
 }
 
 TEST(a_mode_asked_for_by_name_is_that_or_an_error)
@@ -739,42 +387,6 @@ TEST(a_mode_asked_for_by_name_is_that_or_an_error)
 	CHECK_EQ(probe_server_slot(server)->port, PORT);
 	probe_server_close(server);
 	probe_server_close(NULL);
-}
-
-/* In a time namespace CLOCK_MONOTONIC is an hour behind the kernel's. */
-TEST(a_server_in_a_time_namespace_is_as_fresh_as_any)
-{
-	static const char offsets[] = "monotonic -3600 0\n";
-	int fd, status;
-	pid_t pid;
-
-	lab_wanted();
-	probe_server_close(server_open(PROBE_TC, "lo"));
-	if (clock_now_ns() < 3700 * NS_PER_S)
-		TEST_SKIP("the machine has not been up for an hour");
-	pid = fork();
-	CHECK(pid >= 0);
-	if (pid == 0) {
-		fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
-		if (unshare(CLONE_NEWTIME) != 0 || fd < 0 ||
-			write(fd, offsets, sizeof(offsets) - 1) != (ssize_t)sizeof(offsets) - 1)
-			_exit(TEST_EXIT_SKIP);
-		pid = fork(); /* the first one inside */
-		if (pid == 0) {
-			struct probe_server *server = server_open(PROBE_TC, "lo");
-
-			check_answered(server, lab.server, "127.0.0.1");
-			probe_server_close(server);
-			_exit(0);
-		}
-		_exit(waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status)
-									   : 1);
-	}
-	CHECK_EQ(waitpid(pid, &status, 0), pid);
-	CHECK(WIFEXITED(status));
-	if (WEXITSTATUS(status) == TEST_EXIT_SKIP)
-		TEST_SKIP("no time namespaces here");
-	CHECK_EQ(WEXITSTATUS(status), 0);
 }
 
 /* --- a writer at work ---------------------------------------------------------------------- */

@@ -5,9 +5,11 @@
  * later. Tests hold it against ec_slow.c byte by byte.
  *
  * What ISA-L needs, and what is done about it here:
- *   - the field is GF(2^8) modulo 0x11d; the matrix is gf_gen_cauchy1_matrix's: identity over
- * 1/(row ^ column), every k rows of which are independent because rows and columns are different
- * field elements;
+ *   - the field is GF(2^8) modulo 0x11d; the matrix is the one of its gf_gen_cauchy1_matrix:
+ * identity over 1/(row ^ column), every k rows of which are independent because rows and columns
+ * are different field elements. Made and inverted here: ISA-L's own functions for that call gf_mul
+ * and gf_inv by name, and in a program that has a gf_mul of its own (node, by OpenSSL) they would
+ * get that one;
  *   - ec_encode_data and ec_encode_data_update take any length and alignment: they use plain code
  * below one vector and an overlapping last vector above it, and never touch a byte outside the
  * pieces (ec_test proves both with guard pages). gf_vect_mul would demand multiples of 32, so it is
@@ -54,6 +56,91 @@ static unsigned char **ec_outputs(uint8_t *const pieces[])
 	return (unsigned char **)(uintptr_t)pieces;
 }
 
+/* ---- the field: for small matrices only ---- */
+
+static uint8_t ec_multiply(uint8_t a, uint8_t b)
+{
+	unsigned product = 0, shifted = a;
+
+	for (unsigned bit = 0; bit < 8; bit++) {
+		product ^= shifted & (0u - (b >> bit & 1u));
+		shifted = shifted << 1 ^ (0x11du & (0u - (shifted >> 7 & 1u)));
+	}
+	return (uint8_t)product;
+}
+
+/* a to the 254th: 255 is the order of the multiplicative group. */
+static uint8_t ec_reciprocal(uint8_t a)
+{
+	uint8_t power = a, result = 1;
+
+	for (unsigned bit = 1; bit < 8; bit++) {
+		power = ec_multiply(power, power);
+		result = ec_multiply(result, power);
+	}
+	return result;
+}
+
+static void ec_make_matrix(uint8_t *matrix, unsigned k, unsigned m)
+{
+	memset(matrix, 0, (size_t)(k + m) * k);
+	for (unsigned i = 0; i < k; i++)
+		matrix[i * k + i] = 1;
+	for (unsigned row = k; row < k + m; row++)
+		for (unsigned column = 0; column < k; column++)
+			matrix[row * k + column] = ec_reciprocal((uint8_t)(row ^ column));
+}
+
+static void ec_swap_rows(uint8_t *a, uint8_t *b, unsigned k)
+{
+	uint8_t kept[EC_K_MAX];
+
+	memcpy(kept, a, k);
+	memcpy(a, b, k);
+	memcpy(b, kept, k);
+}
+
+/* row += factor * other; with other NULL: row *= factor. */
+static void ec_add_row(uint8_t *row, const uint8_t *other, uint8_t factor, unsigned k)
+{
+	for (unsigned j = 0; j < k; j++)
+		row[j] = other != NULL ? (uint8_t)(row[j] ^ ec_multiply(factor, other[j]))
+				       : ec_multiply(factor, row[j]);
+}
+
+/* Gauss and Jordan; `square` is used up. 0, or 1: singular. */
+static int ec_invert(uint8_t *square, uint8_t *inverse, unsigned k)
+{
+	memset(inverse, 0, (size_t)k * k);
+	for (unsigned i = 0; i < k; i++)
+		inverse[i * k + i] = 1;
+	for (unsigned i = 0; i < k; i++) {
+		unsigned pivot = i;
+
+		while (pivot < k && square[pivot * k + i] == 0)
+			pivot++;
+		if (pivot == k)
+			return 1;
+		if (pivot != i) {
+			ec_swap_rows(square + i * k, square + pivot * k, k);
+			ec_swap_rows(inverse + i * k, inverse + pivot * k, k);
+		}
+		uint8_t scale = ec_reciprocal(square[i * k + i]);
+
+		ec_add_row(square + i * k, NULL, scale, k);
+		ec_add_row(inverse + i * k, NULL, scale, k);
+		for (unsigned r = 0; r < k; r++) {
+			uint8_t factor = square[r * k + i];
+
+			if (r == i || factor == 0)
+				continue;
+			ec_add_row(square + r * k, square + i * k, factor, k);
+			ec_add_row(inverse + r * k, inverse + i * k, factor, k);
+		}
+	}
+	return 0;
+}
+
 int ec_code_init(struct ec_code *code, unsigned k, unsigned m)
 {
 	if (k < 1 || k > EC_K_MAX || m > EC_M_MAX)
@@ -61,7 +148,7 @@ int ec_code_init(struct ec_code *code, unsigned k, unsigned m)
 	memset(code, 0, sizeof(*code));
 	code->k = (uint8_t)k;
 	code->m = (uint8_t)m;
-	gf_gen_cauchy1_matrix(code->matrix, (int)(k + m), (int)k);
+	ec_make_matrix(code->matrix, k, m);
 	if (m > 0)
 		ec_init_tables((int)k, (int)m, code->matrix + k * k, code->encode_tables);
 	return 0;
@@ -106,7 +193,8 @@ static void ec_plan_row(
 		if (coefficients[i] == 0)
 			continue;
 		for (unsigned j = 0; j < k; j++)
-			row[j] = (uint8_t)(row[j] ^ gf_mul(coefficients[i], inverse[i * k + j]));
+			row[j] = (uint8_t)(row[j] ^
+					   ec_multiply(coefficients[i], inverse[i * k + j]));
 	}
 }
 
@@ -122,7 +210,7 @@ int ec_plan_init(
 	if ((unsigned)__builtin_popcount(available) < k)
 		return -ENODATA;
 	ec_plan_choose(plan, code, available, square);
-	int singular = gf_invert_matrix(square, inverse, (int)k);
+	int singular = ec_invert(square, inverse, k);
 	FM_ASSERT_EQ(singular, 0); /* identity over Cauchy: every k rows are independent */
 	for (uint32_t left = wanted; left != 0; left &= left - 1) {
 		unsigned position = (unsigned)__builtin_ctz(left);

@@ -4,6 +4,7 @@ fm_room(urpc SOURCES urpc_address.c urpc_client.c urpc_client_receive.c urpc_dis
 	DEPS base LIBS Threads::Threads)
 
 fm_test(urpc_test SOURCES urpc_test.c DEPS urpc base LABELS unit)
+fm_test(urpc_server_test SOURCES urpc_server_test.c DEPS urpc base LABELS unit)
 
 if(FM_BENCH)
 	add_executable(urpc_bench urpc_bench.c)

@@ -243,6 +243,21 @@ static unsigned dispatch_choose_sleepers(
 	return count;
 }
 
+/* Somebody waits: who runs something shall look at the clock. */
+static void dispatch_raise_flags(struct urpc_server *server)
+{
+	if (atomic_load_explicit(&server->queue_count, memory_order_relaxed) == 0)
+		return;
+	/* pairs with worker_lower_flag: it sees the queue, or its flag stays up */
+	atomic_thread_fence(memory_order_seq_cst);
+	for (unsigned i = 0; i < server->workers_count; i++) {
+		_Atomic unsigned char *flag = &server->workers[i].preempt;
+
+		if (atomic_load_explicit(flag, memory_order_relaxed) == 0)
+			atomic_store_explicit(flag, 1, memory_order_relaxed);
+	}
+}
+
 /* Nothing has come and nobody is served: the delay of the last request says nothing any more. */
 static void dispatch_idle(struct urpc_server *server, uint64_t now_ns)
 {
@@ -276,8 +291,10 @@ bool urpc_dispatch_pump(struct urpc_server *server, uint64_t until_ns)
 	} else {
 		dispatch_idle(server, now_ns);
 	}
-	if (server->threaded)
+	if (server->threaded && n > 0) {
 		sleepers_count = dispatch_choose_sleepers(server, sleepers);
+		dispatch_raise_flags(server);
+	}
 	while ((work = urpc_list_pop(&server->sender.sent)) != NULL)
 		urpc_server_pool_give(server, work);
 	urpc_server_unlock(server);
@@ -287,33 +304,6 @@ bool urpc_dispatch_pump(struct urpc_server *server, uint64_t until_ns)
 }
 
 /* --- the loop --- */
-
-/* Raises the flags of those whose quantum is over while others wait. When to look again. */
-static uint64_t dispatch_preempt(struct urpc_server *server, uint64_t now_ns)
-{
-	uint64_t quantum_ns = server->options.quantum_ns;
-	bool waiting = atomic_load_explicit(&server->queue_count, memory_order_relaxed) != 0;
-	uint64_t next_ns = CLOCK_NEVER_NS;
-
-	if (quantum_ns == CLOCK_NEVER_NS)
-		return CLOCK_NEVER_NS;
-	for (unsigned i = 0; i < server->workers_count; i++) {
-		struct urpc_worker *worker = &server->workers[i];
-		uint64_t since_ns =
-			atomic_load_explicit(&worker->running_since_ns, memory_order_relaxed);
-
-		if (since_ns == 0 || (!waiting && atomic_load_explicit(&worker->aside_count,
-							  memory_order_relaxed) == 0))
-			continue;
-		if (now_ns >= since_ns + quantum_ns) {
-			atomic_store_explicit(&worker->preempt, 1, memory_order_relaxed);
-			next_ns = FM_MIN(next_ns, now_ns + quantum_ns);
-		} else {
-			next_ns = FM_MIN(next_ns, since_ns + quantum_ns);
-		}
-	}
-	return next_ns;
-}
 
 static bool dispatch_has_work(const struct urpc_server *server)
 {
@@ -325,13 +315,7 @@ static bool dispatch_has_work(const struct urpc_server *server)
 /* Until when the next receive may sleep. */
 static uint64_t dispatch_until(struct urpc_server *server, uint64_t now_ns)
 {
-	uint64_t until_ns = CLOCK_NEVER_NS;
-
-	if (server->threaded)
-		until_ns = dispatch_preempt(server, now_ns);
-	if (server->sender.count != 0)
-		until_ns = FM_MIN(until_ns, now_ns + URPC_RETRY_NS);
-	return until_ns;
+	return server->sender.count != 0 ? now_ns + URPC_RETRY_NS : CLOCK_NEVER_NS;
 }
 
 /* Looks for datagrams without sleeping for a while. True: something came. */
@@ -345,8 +329,6 @@ static bool dispatch_spin(struct urpc_server *server, uint64_t now_ns)
 	do {
 		success = urpc_dispatch_pump(server, 0);
 		now_ns = server->batch.now_ns;
-		if (server->threaded)
-			dispatch_preempt(server, now_ns);
 	} while (!success && now_ns < end_ns &&
 		 !atomic_load_explicit(&server->stop, memory_order_relaxed));
 	spin_note(&server->spin, success);

@@ -110,9 +110,7 @@ struct urpc_sender {
 struct urpc_worker {
 	/* Read at every poll point, written when it shall give way: a line of its own. */
 	FM_ALIGNED(FM_CACHE_LINE) _Atomic unsigned char preempt;
-	FM_ALIGNED(FM_CACHE_LINE) _Atomic uint64_t running_since_ns; /* 0: not running */
-	_Atomic uint32_t aside_count;
-	_Atomic uint32_t sleep_word;
+	FM_ALIGNED(FM_CACHE_LINE) _Atomic uint32_t sleep_word;
 	bool asleep; /* under the lock */
 	FM_ALIGNED(FM_CACHE_LINE) struct urpc_server *server;
 	struct urpc_fibers fibers;

@@ -2,11 +2,13 @@
  * rpc/urpc_worker.c: running handlers: each on a fiber, put aside at a poll point when its quantum
  * is over and others wait.
  *
- * See rpc/urpc_serve.h. Two ways to notice that a quantum is over:
- *  - a server of one thread: the flag is always up, urpc_yield looks at the clock; when the time is
- *    over the fiber leaves, the thread looks for datagrams, and goes on with it if nobody came;
- *  - workers with threads of their own: the dispatcher raises the flag (Concord), and only if
- *    somebody waits for this worker: until then a poll point costs one load from the L1 cache.
+ * See rpc/urpc_serve.h. A flag on a cache line of its own says that somebody waits (Concord's: one
+ * load at a poll point); while it is up, poll points look at the clock. Concord's dispatcher keeps
+ * the time itself and raises the flag when a quantum is over; with few cores the dispatcher may not
+ * run at that very moment, and then nobody would be put aside. So:
+ *  - workers with threads of their own: the dispatcher raises it when it queues something;
+ *  - a server of one thread: always up, since who waits lies unseen in the socket. When the time is
+ *    over the fiber leaves, the thread looks, and goes on with it if nobody came.
  *
  * Whose turn is it? New requests come first, but what was put aside gets a quantum whenever new
  * ones have had as much since its last: short requests pass long ones, and long ones are never
@@ -42,11 +44,8 @@ void urpc_yield(void)
 
 	if (worker == NULL || worker->running == NULL)
 		return;
-	if (worker->server->threaded)
-		atomic_store_explicit(&worker->preempt, 0, memory_order_relaxed);
-	else if (clock_now_ns() < worker->quantum_end_ns)
-		return;
-	urpc_fibers_leave(&worker->fibers);
+	if (clock_now_ns() >= worker->quantum_end_ns)
+		urpc_fibers_leave(&worker->fibers);
 }
 
 /* --- ends --- */
@@ -106,8 +105,7 @@ static void worker_finish(struct urpc_worker *worker, struct urpc_work *work)
 		urpc_once_finish(&server->once, work->once, work->status,
 			work->reply + sizeof(struct urpc_reply_head), work->reply_bytes);
 	work->load = urpc_server_load(server, worker->now_ns);
-	if (atomic_load_explicit(&server->queue_count, memory_order_relaxed) == 0)
-		urpc_server_publish(server, worker->now_ns); /* else the next to begin does */
+	urpc_server_publish(server, worker->now_ns);
 	if (cancelled)
 		urpc_server_pool_give(server, work);
 	urpc_server_unlock(server);
@@ -158,8 +156,6 @@ static struct urpc_work *worker_take_aside(struct urpc_worker *worker)
 {
 	struct urpc_work *work = urpc_list_pop(&worker->aside);
 
-	if (work != NULL)
-		atomic_fetch_sub_explicit(&worker->aside_count, 1, memory_order_relaxed);
 	worker->fresh_ns = 0;
 	return work;
 }
@@ -180,6 +176,19 @@ static struct urpc_work *worker_pick(struct urpc_worker *worker)
 	return work != NULL ? work : worker_take_aside(worker);
 }
 
+/* Before a quantum: up only if somebody waits already. */
+static void worker_lower_flag(struct urpc_worker *worker)
+{
+	if (!worker->server->threaded || worker->server->options.quantum_ns == CLOCK_NEVER_NS)
+		return;
+	atomic_store_explicit(&worker->preempt, 0, memory_order_relaxed);
+	/* pairs with dispatch_raise_flags */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (worker->aside.first != NULL ||
+		atomic_load_explicit(&worker->server->queue_count, memory_order_relaxed) != 0)
+		atomic_store_explicit(&worker->preempt, 1, memory_order_relaxed);
+}
+
 /* One quantum. */
 static void worker_run(struct urpc_worker *worker, struct urpc_work *work)
 {
@@ -193,25 +202,19 @@ static void worker_run(struct urpc_worker *worker, struct urpc_work *work)
 	worker->running = work;
 	worker->quantum_end_ns =
 		quantum_ns < CLOCK_NEVER_NS - begun_ns ? begun_ns + quantum_ns : CLOCK_NEVER_NS;
-	if (worker->server->threaded) {
-		atomic_store_explicit(&worker->preempt, 0, memory_order_relaxed);
-		atomic_store_explicit(&worker->running_since_ns, begun_ns, memory_order_relaxed);
-	}
+	worker_lower_flag(worker);
 	ended = urpc_fibers_run(&worker->fibers, work->fiber);
 	worker->running = NULL;
 	worker->now_ns = clock_now_ns();
-	if (worker->server->threaded)
-		atomic_store_explicit(&worker->running_since_ns, 0, memory_order_relaxed);
 	work->used_ns += worker->now_ns - begun_ns;
-	if (is_new)
-		worker->fresh_ns += worker->now_ns - begun_ns;
 	if (ended) {
+		if (is_new)
+			worker->fresh_ns += worker->now_ns - begun_ns;
 		worker_finish(worker, work);
 		return;
 	}
 	urpc_list_push(&worker->aside, work);
 	worker->left = work;
-	atomic_fetch_add_explicit(&worker->aside_count, 1, memory_order_relaxed);
 }
 
 /* Would the replies that wait be held up by it? */

@@ -25,6 +25,8 @@ struct fm_config {
 	uint32_t on_full;
 	uint32_t evict;
 	uint64_t range_bytes;       /* address space for far-capable memory; default 256G */
+	bool mmap;                  /* the program's own mappings go far too */
+	uint64_t mmap_threshold_bytes; /* smaller ones do not; default 256K */
 	uint64_t handlers;          /* fault handler threads per stripe; 0: automatic */
 	uint64_t stripes;           /* userfaultfds; 0: automatic */
 	uint64_t spin_ns;           /* how long a handler spins before it sleeps; default 20us */

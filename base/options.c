@@ -523,6 +523,13 @@ static int option_take_apart(const struct option_spec *specs, unsigned count, co
 		length = strcspn(word + 2, "=");
 		flag->spec = option_find(specs, count, word + 2, length);
 		flag->value = word[2 + length] == '=' ? word + 2 + length + 1 : NULL;
+		if (flag->spec == NULL && flag->value == NULL &&
+			strncmp(word + 2, "no-", 3) == 0) {
+			flag->spec = option_find(specs, count, word + 5, length - 3);
+			flag->value = "no";
+			if (flag->spec != NULL && flag->spec->type != OPTION_BOOL)
+				flag->spec = NULL;
+		}
 	} else {
 		for (unsigned i = 0; i < count; i++) {
 			if (specs[i].letter != 0 && specs[i].letter == word[1])

@@ -18,7 +18,7 @@
 #include "base/compiler.h"
 
 enum option_type {
-	OPTION_BOOL,  /* bool: --name, --name=yes|no|on|off|true|false|1|0 */
+	OPTION_BOOL,  /* bool: --name, --no-name, --name=yes|no|on|off|true|false|1|0 */
 	OPTION_COUNT, /* uint64_t, decimal, within [min, max] */
 	OPTION_SIZE,  /* uint64_t bytes: 64M, 1.5G, 4096, 64MiB (powers of 1024), within [min, max]
 		       */

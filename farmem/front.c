@@ -5,7 +5,7 @@
  * jemalloc is linked in statically and its malloc family is exported as it is: no wrapper stands in
  * the way, so a program that fits its budget runs at jemalloc's own speed. What is ours: extent
  * hooks on every arena (jemalloc's metadata stays near: front_metadata), calloc (for one caller:
- * see front_thread_memory), and the few calls by which a program may treat memory behind our back.
+ * see front_thread_memory), and in mmap_front.c the calls by which a program maps memory itself.
  *
  * Runtime threads never call malloc (invariant 8): asserted where it would show, in front_alloc via
  * fm_map.
@@ -185,37 +185,4 @@ FM_EXPORT void *pvalloc(size_t size)
 		return NULL;
 	}
 	return valloc(FM_ALIGN_UP(size, (size_t)FM_PAGE_SIZE));
-}
-
-/* Far copies must go with the near ones; hints would only split the mapping. */
-FM_EXPORT int madvise(void *address, size_t length, int advice)
-{
-	if (!fm_owns(address))
-		return (int)syscall(SYS_madvise, address, length, advice);
-	switch (advice) {
-	case MADV_DONTNEED:
-	case MADV_FREE:
-		if ((uintptr_t)address % FM_PAGE_SIZE != 0) {
-			errno = EINVAL;
-			return -1;
-		}
-		fm_purge(address, FM_ALIGN_UP(length, (size_t)FM_PAGE_SIZE));
-		return 0;
-	case MADV_POPULATE_READ:
-	case MADV_POPULATE_WRITE:
-		return (int)syscall(SYS_madvise, address, length, advice);
-	default:
-		return 0;
-	}
-}
-
-/* mlockall would bring in the whole reserved range: locked on fault elsewhere, far-capable memory
- * stays far-capable. */
-FM_EXPORT int mlockall(int flags)
-{
-	int rc = (int)syscall(SYS_mlockall, flags | MCL_ONFAULT);
-	extern void fm_unlock_range(void);
-	if (rc == 0)
-		fm_unlock_range();
-	return rc;
 }

@@ -1,8 +1,9 @@
 /*
  * farmem/purge.c: the program gives memory back: free, purge, madvise (DESIGN section 7).
  *
- * Callers: jemalloc's purge hook and the interposed madvise, on the program's own threads. Order:
- * claim each span (DROPPING) -> madvise -> EMPTY, gen+1 -> clear live. So no evictor publishes FAR
+ * Callers: jemalloc's purge hook and the interposed madvise, on the program's own threads;
+ * range_map.c in steps, for munmap and its kin. Order: claim each span (DROPPING) -> madvise ->
+ * EMPTY, gen+1 -> clear live. So no evictor publishes FAR
  * over freed memory, and calloc never sees old bytes: faults wait while a word is DROPPING.
  *
  *   NEAR, EMPTY, FAR, LOST, EVICTING  claimed at once. EVICTING without SEALED: the staging slot's
@@ -80,18 +81,40 @@ static struct purge_claim purge_claim_page(struct stripe *st, struct page_id id)
 	return c;
 }
 
-/* Pages of one stripe, at most PURGE_CHUNK_PAGES. */
-static void purge_chunk(struct stripe *st, uint32_t page, uint32_t count)
+/* Calls `step` for each part of [page, +count) that lies in one stripe's block. */
+static int64_t purge_each(struct stripe *const *stripes, uint32_t page, uint32_t count,
+	int64_t (*step)(struct stripe *st, uint32_t page, uint32_t count))
 {
-	_Atomic uint64_t *words = st->core->catalog.words;
+	int64_t sum = 0;
+	while (count > 0) {
+		struct stripe *st = stripes[stripe_of_page(stripes[0]->stripes, page)];
+		uint32_t block_left = STRIPE_BLOCK_PAGES - page % STRIPE_BLOCK_PAGES;
+		uint32_t now = FM_MIN(FM_MIN(count, block_left), PURGE_CHUNK_PAGES);
+		sum += step(st, page, now);
+		page += now;
+		count -= now;
+	}
+	return sum;
+}
+
+static int64_t purge_claim_step(struct stripe *st, uint32_t page, uint32_t count)
+{
 	int64_t present = 0;
 	for (uint32_t i = 0; i < count; i++)
 		present += purge_claim_page(st, (struct page_id){page + i}).present;
-	/* Also when none is present: the program may race with itself, and must read zeros all the
-	 * same. */
+	return present;
+}
+
+static int64_t purge_drop_step(struct stripe *st, uint32_t page, uint32_t count)
+{
 	int rc = st->pager->ops->drop(st->pager, page, count);
 	FM_ASSERT_EQ(rc, 0);
-	budget_near(st->core, -present);
+	return 0;
+}
+
+static int64_t purge_release_step(struct stripe *st, uint32_t page, uint32_t count)
+{
+	_Atomic uint64_t *words = st->core->catalog.words;
 	for (uint32_t i = 0; i < count; i++) {
 		struct page_id id = {page + i};
 		struct span_word w = span_load(words, id);
@@ -100,16 +123,37 @@ static void purge_chunk(struct stripe *st, uint32_t page, uint32_t count)
 		FM_ASSERT(swapped);
 	}
 	catalog_count(&st->core->catalog, purged_pages, count);
+	return 0;
+}
+
+int64_t purge_claim(struct stripe *const *stripes, uint32_t page, uint32_t count)
+{
+	return purge_each(stripes, page, count, purge_claim_step);
+}
+
+void purge_drop(struct stripe *const *stripes, uint32_t page, uint32_t count)
+{
+	(void)purge_each(stripes, page, count, purge_drop_step);
+}
+
+void purge_release(struct stripe *const *stripes, uint32_t page, uint32_t count)
+{
+	(void)purge_each(stripes, page, count, purge_release_step);
+}
+
+/* Pages of one stripe, at most PURGE_CHUNK_PAGES. */
+static int64_t purge_chunk(struct stripe *st, uint32_t page, uint32_t count)
+{
+	int64_t present = purge_claim_step(st, page, count);
+	/* Also when none is present: the program may race with itself, and must read zeros all the
+	 * same. */
+	(void)purge_drop_step(st, page, count);
+	budget_near(st->core, -present);
+	(void)purge_release_step(st, page, count);
+	return present;
 }
 
 void purge_range(struct stripe *const *stripes, uint32_t page, uint32_t count)
 {
-	while (count > 0) {
-		struct stripe *st = stripes[stripe_of_page(stripes[0]->stripes, page)];
-		uint32_t block_left = STRIPE_BLOCK_PAGES - page % STRIPE_BLOCK_PAGES;
-		uint32_t now = FM_MIN(FM_MIN(count, block_left), PURGE_CHUNK_PAGES);
-		purge_chunk(st, page, now);
-		page += now;
-		count -= now;
-	}
+	(void)purge_each(stripes, page, count, purge_chunk);
 }

@@ -29,6 +29,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "farmem/farmem.h"
+#include "farmem/mmap.h"
 
 #define RUNTIME_STACK_BYTES (512u << 10)
 #define RUNTIME_SHARE_START_PAGES (2048u) /* --local PERCENT: start at 8 MiB of heap */
@@ -81,6 +82,8 @@ int runtime_thread_start(void *(*run)(void *), void *argument)
 
 static void runtime_set_state(struct runtime *rt, enum runtime_state state)
 {
+	if (state == RUNTIME_OFF)
+		mmap_stop();
 	atomic_store_explicit(&rt->state, state, memory_order_release);
 	futex_wake(&rt->state, INT32_MAX);
 }
@@ -388,6 +391,23 @@ static int runtime_absolute(char *path, size_t size)
 	return 0;
 }
 
+/* What would take the heap near its budget is registered from the start: it is handed out after. */
+static void runtime_want(struct runtime *rt, uint64_t pages)
+{
+	int64_t live = atomic_load_explicit(&rt->range.live_pages, memory_order_relaxed);
+	uint64_t used = (uint64_t)FM_MAX(live, (int64_t)0) + pages;
+	if (fm_likely(runtime_running(rt) || used <= rt->start_pages))
+		return;
+	runtime_start(rt);
+	if (used > rt->register_pages)
+		runtime_wait_registered(rt);
+}
+
+static void runtime_want_pages(uint64_t pages)
+{
+	runtime_want(&fm_runtime, pages);
+}
+
 int runtime_open(struct runtime *rt)
 {
 	struct option_error error;
@@ -419,6 +439,11 @@ int runtime_open(struct runtime *rt)
 		rt->register_pages = rt->config.local.bytes / FM_PAGE_SIZE * 9 / 10;
 	}
 	range_prefer_huge(&rt->range, rt->register_pages);
+	rt->range.stripe_list = rt->stripe_list;
+	mmap_open(&(struct mmap_space){.range = &rt->range,
+		.threshold = rt->config.mmap_threshold_bytes,
+		.serves = rt->config.mmap,
+		.want = runtime_want_pages});
 	rt->agent_socket = -1;
 	const char *tree = getenv("FARMEM_TREE");
 	const char *stats = getenv("FARMEM_STATS_FILE");
@@ -453,15 +478,7 @@ FM_EXPORT void *fm_map(size_t bytes, size_t alignment)
 	if (atomic_load_explicit(&rt->state, memory_order_acquire) == RUNTIME_CLOSED &&
 		fm_open() != 0)
 		return NULL;
-	/* What would take the heap near its budget is registered from the start: it is handed out
-	 * after. */
-	uint64_t used = atomic_load_explicit(&rt->range.used_pages, memory_order_relaxed);
-	used += bytes / FM_PAGE_SIZE;
-	if (fm_unlikely(!runtime_running(rt) && used > rt->start_pages)) {
-		runtime_start(rt);
-		if (used > rt->register_pages)
-			runtime_wait_registered(rt);
-	}
+	runtime_want(rt, bytes / FM_PAGE_SIZE);
 	return range_alloc(&rt->range, bytes, alignment);
 }
 

@@ -134,6 +134,14 @@ static inline uint64_t stage_reference(const struct stripe *st, uint32_t slot)
  * stripes: all of them.
  */
 void purge_range(struct stripe *const *stripes, uint32_t page, uint32_t count);
+/*
+ * The same in steps, for who changes the mapping meanwhile: from purge_claim to purge_release the
+ * words are DROPPING, faults wait, no evictor looks. Claim gives how many pages were present, for
+ * the caller to take off the budget once they are gone.
+ */
+int64_t purge_claim(struct stripe *const *stripes, uint32_t page, uint32_t count);
+void purge_drop(struct stripe *const *stripes, uint32_t page, uint32_t count);
+void purge_release(struct stripe *const *stripes, uint32_t page, uint32_t count);
 
 /* ---- repack.c ---- */
 /* Gives up near duplicates while the nodes are short of room. Returns how many. */

@@ -20,5 +20,5 @@ endforeach()
 
 # The real kernel's page tables; 77 with a reason where there is no userfaultfd.
 fm_test(uffd_test SOURCES uffd_test.c uffd.c DEPS runtime fabric base LIBS Threads::Threads LABELS uffd)
-fm_test(range_test SOURCES range_test.c range.c uffd.c DEPS runtime fabric base LIBS Threads::Threads
+fm_test(range_test SOURCES range_test.c range.c range_map.c uffd.c DEPS runtime fabric base LIBS Threads::Threads
 	LABELS uffd)

@@ -3,11 +3,11 @@
  * by user space, with the server's core idle and with CPU-bound threads on it.
  *
  * Client and server live in network namespaces of their own with a cable (veth) between them. The
- * client spins on CPU 0: what is measured is the way there and back and the answer, not the
- * client's own wake-up. The server's core is CPU 1: RPS steers its packets there (on veth they
- * would otherwise be handled by the sender's core), and there run the publisher that keeps the load
- * slot fresh, the responder thread, and the CPU-bound threads. Native XDP ignores RPS: it runs on
- * the sender's core, and its line says so.
+ * client spins on CPU 0, by SCHED_FIFO: what is measured is the way there and back and the answer,
+ * not the client's own wake-up, nor what else wants its core. The server's core is CPU 1: RPS
+ * steers its packets there (on veth they would otherwise be handled by the sender's core), and
+ * there run the publisher that keeps the load slot fresh, the responder thread, and the CPU-bound
+ * threads. Native XDP ignores RPS: it runs on the sender's core, and its line says so.
  *
  * The control is a question as user space answers it: by a blocking thread, ordinary and
  * SCHED_FIFO, in the same run, all modes interleaved. --json for machines, --tiny for ctest.
@@ -37,7 +37,7 @@
 
 struct probe_bench_options {
 	struct bench_options common;
-	uint64_t rounds, cell_ns, pause_ns, threads;
+	uint64_t rounds, cell_ns, pause_ns, threads, client_priority;
 	bool steer;
 };
 
@@ -75,6 +75,14 @@ static const struct option_spec specs[] = {
 		.value = "4",
 		.argument = "N",
 		.help = "CPU-bound threads on a busy server's core",
+		.flag_only = true},
+	{.name = "client-priority",
+		.type = OPTION_COUNT,
+		.offset = offsetof(struct probe_bench_options, client_priority),
+		.max = 99,
+		.value = "10",
+		.argument = "N",
+		.help = "SCHED_FIFO priority of the client, which is the instrument; 0: ordinary",
 		.flag_only = true},
 	{.name = "steer",
 		.type = OPTION_BOOL,
@@ -256,6 +264,16 @@ static void turn(struct cell *cell, uint64_t length_ns)
 		while (clock_now_ns() < until_ns)
 			fm_cpu_relax();
 	}
+}
+
+/* What the client starts does not inherit it. */
+static void client_prefer(void)
+{
+	struct sched_param priority = {.sched_priority = (int)bench.options.client_priority};
+
+	if (priority.sched_priority > 0 &&
+		sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &priority) != 0)
+		bench.options.client_priority = 0;
 }
 
 /* --- the scene ------------------------------------------------------------------------------- */
@@ -445,6 +463,7 @@ static void report(void)
 	bench_report_count(&out, "turn_ns", bench.options.cell_ns);
 	bench_report_count(&out, "pause_ns", bench.options.pause_ns);
 	bench_report_count(&out, "threads", bench.options.threads);
+	bench_report_count(&out, "client_priority", bench.options.client_priority);
 	bench_report_text(&out, "steer", bench.options.steer ? "yes" : "no");
 	bench_report_count(&out, "late_ns", LATE_NS);
 	bench_report_number(&out, "tc_pass_ns", pass_ns);
@@ -499,6 +518,7 @@ int main(int argc, char **argv)
 		status = client_open();
 	if (status != 0)
 		return bench_skip("no RPS in a namespace of its own: %s", strerror(-status));
+	client_prefer();
 	status = threads_begin();
 	if (status == 0)
 		status = run();

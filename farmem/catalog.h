@@ -32,6 +32,7 @@
 #define CATALOG_VERSION 2u
 #define CATALOG_NODES_MAX 256
 #define CATALOG_GROUPS_MAX 65536
+#define CATALOG_HEAT_EVERY 32
 #define CATALOG_THREADS_MAX 64
 #define CATALOG_REPAIRS_MAX 64       /* columns being replaced at once */
 #define CATALOG_SLOTS_MAX (1u << 20) /* per column */
@@ -124,7 +125,7 @@ struct catalog_repair {
 struct catalog_group {
 	_Atomic uint32_t state; /* enum catalog_group_state */
 	uint8_t k, m;
-	uint16_t reserved0;
+	_Atomic uint16_t heat; /* one for every CATALOG_HEAT_EVERY reads of its spans; wraps */
 	uint32_t slot_count; /* per column: region bytes / FM_PAGE_SIZE, at most 2^20 */
 	struct catalog_column columns[EC_N_MAX];
 };

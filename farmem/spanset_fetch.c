@@ -151,6 +151,9 @@ static void spanset_post_along(struct spanset_io *io, const struct spanset_way *
 		count = spanset_hedge_around(io, indexes, count, node);
 	if (count == 0)
 		return;
+	if (fm_unlikely(++io->reads % CATALOG_HEAT_EVERY == 0))
+		atomic_fetch_add_explicit(
+			&io->core->catalog.groups[at.group].heat, 1, memory_order_relaxed);
 	for (unsigned i = 0; i < count; i++) {
 		struct spanset_fetch *f = &io->fetches[indexes[i]];
 		iov[i] = (struct iovec){f->bytes, FM_PAGE_SIZE};

@@ -66,7 +66,7 @@ struct spanset_io {
 	uint8_t *fetch_buffers, *workspaces, *parity, *zeros;
 	struct spanset_store_job job;
 	uint64_t soft_deadline_ns;
-	uint64_t stores;
+	uint64_t stores, reads;
 	struct group_id last_group;
 };
 

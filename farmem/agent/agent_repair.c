@@ -2,7 +2,7 @@
  * farmem/agent/agent_repair.c: columns that are lost, or that are to leave a node, get another
  * place.
  *
- *     look -> Reserve at the best host -> column_begin -> agent_rebuild.c, scan by scan
+ *     agent_needs.c -> Reserve at the best host -> column_begin -> agent_rebuild.c, scan by scan
  *          -> column_complete -> (Fence, when in doubt) -> column_commit -> old lease given back
  *
  * Whatever goes wrong with the target ends in an abort: its lease goes back, the column is looked
@@ -15,8 +15,7 @@
  * Invariants (beyond C1..C6 of column.h)
  *   1. At most one replacement of a column at a time; REPAIR_IN_MAX with one node as target,
  *      REPAIR_WORKING_MAX with calls in flight.
- *   2. The most endangered first: groups with most columns lost, then the fullest columns; what
- * only drains comes after everything that is lost.
+ *   2. The most needed first (agent_needs.c).
  *   3. While fewer than k columns of a group are well, a target that lives is not given up: it may
  *      hold the only copy of what was rebuilt there.
  *   4. A target's lease is in the catalog or will be given back; after a kill of the agent between
@@ -35,8 +34,6 @@
 #include "base/clock.h"
 
 #define LOOK_NS (500 * NS_PER_MS)
-#define HOST_RETRY_NS (500 * NS_PER_MS) /* after a look found no host for a column */
-#define LATER_PATIENCE 4 /* times AGENT_REPLACE_PATIENCE_NS for hosts that are merely busy */
 
 /* ---- finding ---- */
 
@@ -464,7 +461,7 @@ static struct repair *repair_make(struct agent_runtime *runtime, unsigned group,
 	return repair;
 }
 
-static void repair_start(struct agent_runtime *runtime, unsigned group, unsigned position,
+void repair_start(struct agent_runtime *runtime, unsigned group, unsigned position,
 	struct agent_member *member)
 {
 	struct ctl_packed packed;
@@ -489,117 +486,28 @@ static void repair_start(struct agent_runtime *runtime, unsigned group, unsigned
 	member->reserving_bytes += repair->region_bytes;
 }
 
-/* ---- looking for columns to replace ---- */
-
-struct need {
-	struct agent_runtime *runtime;
-	unsigned group, position;
-	uint64_t rank; /* invariant 2; 0: nothing is needed */
-	bool spare;    /* the group can lose another column */
-};
-
-static bool group_is_hopeless(struct agent_runtime *runtime, unsigned index)
-{
-	const struct agent_group *group = &runtime->groups[index];
-	struct repair_group *state = repair_group_at(runtime, index);
-	unsigned sources = 0;
-	for (unsigned p = 0; p < (unsigned)group->k + group->m; p++)
-		sources += !group->columns[p].lost || repair_of(runtime, index, p) != NULL;
-	if (sources >= group->k)
-		return false;
-	if (!state->hopeless_said)
-		runtime_notice(runtime->source.agent, runtime, LOG_ERROR,
-			"group %u has lost more than %u of its %u+%u columns: what only they held "
-			"is lost",
-			index, group->m, group->k, group->m);
-	state->hopeless_said = true;
-	return true;
-}
-
-static void need_in_group(
-	struct agent_runtime *runtime, unsigned index, uint64_t now_ns, struct need *best)
-{
-	const struct agent_group *group = &runtime->groups[index];
-	const unsigned n = (unsigned)group->k + group->m;
-	const uint32_t state =
-		atomic_load_explicit(&runtime->catalog.groups[index].state, memory_order_acquire);
-	uint64_t lost = 0;
-	if (group->retired || now_ns < repair_group_at(runtime, index)->not_before_ns)
-		return;
-	for (unsigned p = 0; p < n; p++)
-		lost += group->columns[p].lost;
-	for (unsigned p = 0; p < n; p++) {
-		bool is_lost = group->columns[p].lost;
-		if (!is_lost && !drain_wants(runtime, index, p))
-			continue;
-		uint32_t used = atomic_load_explicit(
-			&runtime->catalog.groups[index].columns[p].used, memory_order_relaxed);
-		uint64_t rank = (uint64_t)is_lost << 62 | lost << 48 | (used + 1ull);
-		/* Nothing is in it and nothing comes any more. */
-		if (used == 0 && state == GROUP_EVACUATE)
-			continue;
-		if (rank <= best->rank || repair_of(runtime, index, p) != NULL ||
-			(is_lost && group_is_hopeless(runtime, index)))
-			continue;
-		*best = (struct need){runtime, index, p, rank, lost < group->m};
-	}
-}
-
-/* No host for it now: for how long already? */
-static void need_waits(const struct need *need, bool later, uint64_t now_ns)
-{
-	struct repair_group *group = repair_group_at(need->runtime, need->group);
-	uint64_t patience_ns = (later ? LATER_PATIENCE : 1) * AGENT_REPLACE_PATIENCE_NS;
-	group->not_before_ns = now_ns + HOST_RETRY_NS;
-	if (group->hostless_ns == 0)
-		group->hostless_ns = now_ns;
-	if (now_ns - group->hostless_ns >= patience_ns)
-		evacuate_group(need->runtime, need->group);
-}
-
-static void look(struct agent *agent, uint64_t now_ns)
-{
-	/* Each turn starts a repair or puts a group off, so it ends. */
-	while (agent->repair->count < REPAIR_JOBS_MAX &&
-		repair_working_count(agent) < REPAIR_WORKING_MAX) {
-		struct need need = {0};
-		bool later;
-		for (unsigned r = 0; r < agent->runtimes_count; r++)
-			for (unsigned g = 0; g < agent->runtimes[r]->groups_count; g++)
-				need_in_group(agent->runtimes[r], g, now_ns, &need);
-		if (need.rank == 0 ||
-			(need.spare && repair_working_count(agent) >= throttle_columns(agent)))
-			return;
-		struct agent_member *member =
-			groups_replacement(need.runtime, need.group, need.position, &later);
-		if (member == NULL) {
-			need_waits(&need, later, now_ns);
-			continue;
-		}
-		repair_group_at(need.runtime, need.group)->hostless_ns = 0;
-		repair_start(need.runtime, need.group, need.position, member);
-		if (repair_of(need.runtime, need.group, need.position) == NULL)
-			repair_group_at(need.runtime, need.group)->not_before_ns =
-				now_ns + HOST_RETRY_NS;
-	}
-}
+/* ---- ticks ---- */
 
 static void repair_look(struct agent *agent, uint64_t now_ns)
 {
 	struct repair_agent *all = agent->repair;
+	bool timely = now_ns >= all->look_ns;
 	all->poked = false;
-	all->look_ns = now_ns + LOOK_NS;
+	if (timely)
+		all->look_ns = now_ns + LOOK_NS;
 	for (unsigned r = 0; r < agent->runtimes_count; r++) {
 		struct agent_runtime *runtime = agent->runtimes[r];
 		if (!runtime->attached)
 			continue;
 		watch_redundancy(runtime, now_ns);
+		if (timely)
+			needs_watch_heat(runtime);
 		if (runtime->repair != NULL && runtime->repair->work)
 			repair_send_work(runtime);
 	}
 	drain_tick(agent, now_ns);
 	evacuate_tick(agent, now_ns);
-	look(agent, now_ns);
+	needs_look(agent, now_ns);
 }
 
 static void repair_timer(struct agent_source *timer, uint32_t events)

@@ -1,7 +1,8 @@
 /*
  * farmem/agent/agent_repair.h: what the files about columns that move share.
  *
- *     agent_repair.c    which column next, and where to; its life from Reserve to commit or abort
+ *     agent_needs.c     which column next, and where to
+ *     agent_repair.c    its life from Reserve to commit or abort
  *     agent_rebuild.c   its Rebuild calls: which spansets, from which sources, what came of them
  *     agent_throttle.c  how fast, so that the program keeps most of its throughput
  *     agent_drain.c     which nodes are to be left; agent_evacuate.c which groups
@@ -75,6 +76,8 @@ struct repair {
 struct repair_group {
 	uint64_t not_before_ns, pause_ns; /* attempts to replace a column of it */
 	uint64_t hostless_ns;             /* since when no host could replace its lost column */
+	uint16_t heat_seen;               /* the catalog's, at the last look */
+	uint32_t heat;                    /* lately read so often */
 	bool hopeless_said, keep_said;
 };
 
@@ -97,7 +100,7 @@ struct throttle {
 	enum throttle_slice slice;
 	bool busy;                     /* the program uses its far memory */
 	bool first;                    /* slice of a repair */
-	bool nothing;                  /* was done by the program in the last RUN */
+	bool starved;                  /* it did nothing in the last RUN, unless it is idle */
 	uint64_t events, bytes, at_ns; /* the program's, ours, when the slice began */
 	uint64_t until_ns;             /* of the slice */
 	uint64_t alone_ns;             /* when `usual` was measured */
@@ -125,6 +128,9 @@ struct repair_agent {
 /* The column's replacement under way, or NULL. */
 struct repair *repair_of(const struct agent_runtime *runtime, unsigned group, unsigned position);
 struct repair_group *repair_group_at(struct agent_runtime *runtime, unsigned group);
+/* A replacement begins: a region is asked for. It may be over at once. */
+void repair_start(struct agent_runtime *runtime, unsigned group, unsigned position,
+	struct agent_member *member);
 /* One step of it, and as many as follow at once. May free it. */
 void repair_advance(struct repair *repair);
 /* Given up: the lease goes back, another place is looked for later. `avoid`: not on that node. */
@@ -144,6 +150,12 @@ void repair_send_work(struct agent_runtime *runtime);
 unsigned repair_working_count(const struct agent *agent);
 /* The timer fires then, or earlier. */
 void repair_arm(struct agent *agent, uint64_t at_ns);
+
+/* ---- agent_needs.c ---- */
+/* Begins as many replacements as may be under way, the most needed first. */
+void needs_look(struct agent *agent, uint64_t now_ns);
+/* At regular intervals: which groups are read. */
+void needs_watch_heat(struct agent_runtime *runtime);
 
 /* ---- agent_rebuild.c ---- */
 /* Begins calls while there is something to call for. True: the scan has ended and nothing is on its

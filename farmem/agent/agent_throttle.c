@@ -9,8 +9,8 @@
  *
  *     RUN -> RUN -> ... -> ENDING (calls in flight end) -> ALONE -> RUN ...
  *
- * The limit that was found is where the next repair begins. The first slice after a death is not
- * judged: what the death itself costs (broken connections, a new group) is not rebuilding's doing.
+ * The limit that was found is where the next repair begins, after a first slice at the least rate,
+ * which is not judged: what the death itself costs is not rebuilding's doing.
  *
  * What a program does is what it asks of its far memory: faults and pages brought in, of all
  * programs of this agent together. Pages sent out do not count: while groups have lost columns,
@@ -149,6 +149,9 @@ static double limit_now(const struct agent *agent)
 	double limit = t->limit[goal == &goal_gentle];
 	if (!t->busy)
 		return 0;
+	if (t->first) /* the death is trouble enough: connections, a new group, regions to be zeroed
+		       */
+		return goal->limit_min;
 	return limit > 0 ? limit : goal->limit_first;
 }
 
@@ -175,12 +178,13 @@ static void run_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 		return;
 	}
 	t->limit[goal == &goal_gentle] = limit_now(agent);
-	t->nothing = share < SHARE_NOTHING;
+	bool nothing = share < SHARE_NOTHING;
+	t->starved = nothing && !first; /* if it turns out to be busy */
 	if (first)
 		limit_begin(t, goal);
-	else if (!t->nothing)
+	else if (!nothing)
 		limit_turn(t, goal, share, slice.bytes_per_s);
-	if (t->nothing || now_ns - t->alone_ns >= ALONE_EVERY_NS)
+	if (nothing || now_ns - t->alone_ns >= ALONE_EVERY_NS)
 		slice_begin(t, SLICE_ENDING, now_ns);
 	else
 		slice_begin(t, SLICE_RUN, now_ns + SLICE_RUN_NS);
@@ -191,7 +195,7 @@ static void alone_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 	struct throttle *t = &agent->repair->throttle;
 	const struct goal *goal = goal_now(agent);
 	become_busy(t, slice.events_per_s >= BUSY_EVENTS_PER_S);
-	if (t->busy && t->nothing) /* starved, then */
+	if (t->busy && t->starved)
 		limit_turn(t, goal, 0, t->rate);
 	t->usual =
 		t->usual > 0 && t->busy ? (t->usual + slice.events_per_s) / 2 : slice.events_per_s;
@@ -212,9 +216,15 @@ static void rest_turn(struct throttle *t, struct slice slice, uint64_t now_ns)
 void throttle_begin(struct agent *agent, uint64_t now_ns)
 {
 	struct throttle *t = &agent->repair->throttle;
+	bool known = t->at_ns != 0;
 	struct slice slice = slice_end(agent, now_ns);
-	if (slice.seconds >= (double)SLICE_BEFORE_NS / (double)NS_PER_S)
+	/* The death itself may have stopped the program: what it did just before counts only when
+	 * that is more than what it did before that. */
+	if (known && slice.seconds >= (double)SLICE_BEFORE_NS / (double)NS_PER_S &&
+		slice.events_per_s > t->usual)
 		rest_turn(t, slice, now_ns);
+	t->first = true;
+	t->alone_ns = now_ns;
 	slice_begin(t, SLICE_RUN, now_ns + (t->busy ? SLICE_FIRST_NS : SLICE_IDLE_NS));
 }
 
@@ -255,10 +265,20 @@ unsigned throttle_columns(const struct agent *agent)
 	return agent->repair->throttle.busy ? REPAIR_WORKING_BUSY : REPAIR_WORKING_MAX;
 }
 
+/* Those that wait for a region leave their part to the others. */
+static unsigned columns_filling(const struct agent *agent)
+{
+	unsigned count = 0;
+	for (unsigned i = 0; i < agent->repair->count; i++)
+		count += agent->repair->repairs[i]->phase == REPAIR_WORKING &&
+			 !agent->repair->repairs[i]->hopeless;
+	return count;
+}
+
 uint64_t throttle_call(const struct agent *agent, unsigned *spansets)
 {
 	uint64_t limit = throttle_limit(agent);
-	uint64_t calls = FM_MAX(1u, repair_working_count(agent)) * REPAIR_CALLS_MAX;
+	uint64_t calls = FM_MAX(1u, columns_filling(agent)) * REPAIR_CALLS_MAX;
 	*spansets = REPAIR_BATCH_MAX;
 	if (limit == 0)
 		return 0;

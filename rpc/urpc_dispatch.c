@@ -248,13 +248,13 @@ static void dispatch_raise_flags(struct urpc_server *server)
 {
 	if (atomic_load_explicit(&server->queue_count, memory_order_relaxed) == 0)
 		return;
-	/* pairs with worker_lower_flag: it sees the queue, or its flag stays up */
-	atomic_thread_fence(memory_order_seq_cst);
 	for (unsigned i = 0; i < server->workers_count; i++) {
 		_Atomic unsigned char *flag = &server->workers[i].preempt;
 
-		if (atomic_load_explicit(flag, memory_order_relaxed) == 0)
-			atomic_store_explicit(flag, 1, memory_order_relaxed);
+		/* seq_cst, and so is the count: pairs with worker_lower_flag: it sees the queue, or
+		 * its flag stays up */
+		if (atomic_load(flag) == 0)
+			atomic_store(flag, 1);
 	}
 }
 

@@ -264,10 +264,9 @@ int urpc_server_open(const struct urpc_server_options *options, struct urpc_serv
 
 	if (r)
 		return r;
-	server = aligned_alloc(FM_CACHE_LINE, sizeof(*server));
+	server = calloc(1, sizeof(*server));
 	if (server == NULL)
 		return -ENOMEM;
-	memset(server, 0, sizeof(*server));
 	server->options = *options;
 	server->workers_count = options->workers ? options->workers : 1;
 	server->threaded = server->workers_count > 1 || options->apart;

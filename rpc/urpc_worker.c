@@ -181,11 +181,8 @@ static void worker_lower_flag(struct urpc_worker *worker)
 {
 	if (!worker->server->threaded || worker->server->options.quantum_ns == CLOCK_NEVER_NS)
 		return;
-	atomic_store_explicit(&worker->preempt, 0, memory_order_relaxed);
-	/* pairs with dispatch_raise_flags */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (worker->aside.first != NULL ||
-		atomic_load_explicit(&worker->server->queue_count, memory_order_relaxed) != 0)
+	atomic_store(&worker->preempt, 0); /* seq_cst: pairs with dispatch_raise_flags */
+	if (worker->aside.first != NULL || atomic_load(&worker->server->queue_count) != 0)
 		atomic_store_explicit(&worker->preempt, 1, memory_order_relaxed);
 }
 

@@ -5,6 +5,18 @@ fm_room(urpc SOURCES urpc_address.c urpc_client.c urpc_client_receive.c urpc_dis
 
 fm_test(urpc_test SOURCES urpc_test.c DEPS urpc base LABELS unit)
 fm_test(urpc_server_test SOURCES urpc_server_test.c DEPS urpc base LABELS unit)
+if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
+	# the sources once more, so that the fuzzer sees their branches
+	fm_test(urpc_fuzz DEPS base LABELS fuzz LIBS Threads::Threads SOURCES urpc_fuzz.c urpc_address.c urpc_client.c
+		urpc_client_receive.c urpc_dispatch.c urpc_fiber.c urpc_fragment.c urpc_once.c urpc_sender.c urpc_server.c
+		urpc_socket.c urpc_table.c urpc_wire.c urpc_worker.c
+		ARGS -runs=60000 -max_len=4096 -len_control=0 -seed=1 -verbosity=0)
+	target_compile_definitions(urpc_fuzz PRIVATE FUZZ_BY_LIBFUZZER)
+	target_compile_options(urpc_fuzz PRIVATE -fsanitize=fuzzer)
+	target_link_options(urpc_fuzz PRIVATE -fsanitize=fuzzer)
+else()
+	fm_test(urpc_fuzz SOURCES urpc_fuzz.c DEPS urpc base LABELS fuzz)
+endif()
 
 if(FM_BENCH)
 	add_executable(urpc_bench urpc_bench.c)

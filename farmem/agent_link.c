@@ -87,7 +87,8 @@ static int agent_link_connect(struct runtime *rt, uint64_t wait_ns)
 	int s = mailbox_connect(rt->config.dir, rt->tree, clock_now_ns() + wait_ns);
 	if (s < 0)
 		return s;
-	rc = mailbox_send(s, &m, rt->core.catalog.fd);
+	const int fds[MAILBOX_FDS_MAX] = {rt->core.catalog.fd, rt->life};
+	rc = mailbox_send_fds(s, &m, fds, rt->life >= 0 ? 2 : 1);
 	if (rc == 0)
 		return s;
 	close(s);

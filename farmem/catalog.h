@@ -29,7 +29,7 @@
 #include "rpc/fabric.h"
 
 #define CATALOG_MAGIC 0x676f6c617461636dull
-#define CATALOG_VERSION 2u
+#define CATALOG_VERSION 3u
 #define CATALOG_NODES_MAX 256
 #define CATALOG_GROUPS_MAX 65536
 #define CATALOG_HEAT_EVERY 32
@@ -153,6 +153,8 @@ struct catalog_stats {
 	_Atomic uint64_t fresh_bytes;    /* near, not registered yet */
 	_Atomic uint64_t metadata_bytes; /* words + records + slot tables that far spans cost */
 	_Atomic uint64_t slots_used_bytes, slots_quarantined_bytes, far_capacity_bytes;
+	/* forked children that read our far copies, and what waits for them to be reused */
+	_Atomic uint64_t children, pinned_bytes;
 	/* counters */
 	_Atomic uint64_t faults, faults_zero, faults_rescued, faults_fetched, faults_joined;
 	_Atomic uint64_t read_ahead;
@@ -163,6 +165,7 @@ struct catalog_stats {
 	_Atomic uint64_t hedged_reads, hedged_wins; /* started beside a late read; came first */
 	_Atomic uint64_t slow_reads;                /* went around a slow node from the start */
 	_Atomic uint64_t evacuated_spansets, healed_spansets;
+	_Atomic uint64_t forks, fork_ns; /* that far memory took part in; gates were closed so long */
 	/* by the agent */
 	_Atomic uint64_t repaired_columns, repaired_bytes, drained_columns, drained_bytes;
 	_Atomic uint64_t scrubbed_bytes, scrub_mismatches, agent_starts;
@@ -189,6 +192,9 @@ struct catalog_header {
 	char command[64];    /* comm of the application */
 	uint64_t started_ns; /* realtime */
 	_Atomic uint64_t epoch FM_ALIGNED(FM_CACHE_LINE);        /* starts at 1 */
+	/* The oldest epoch that a forked child still reads at, or 0: records retired since then are
+	 * not reused, and dead ones need their bytes. */
+	_Atomic uint64_t pinned;
 	_Atomic uint32_t groups_count FM_ALIGNED(FM_CACHE_LINE); /* entries ever filled */
 	_Atomic uint32_t nodes_count;
 	_Atomic uint32_t groups_wanted; /* the runtime raises it; the agent fills groups up to it */

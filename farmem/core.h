@@ -76,6 +76,9 @@ struct core {
 	struct ec_code *codes; /* by code index, made at first use under codes_lock */
 	_Atomic uint8_t *codes_ready;
 	pthread_mutex_t codes_lock;
+	/* This process is such a child: words are its own, records and slots are another's (fork.c).
+	 */
+	bool reader;
 	_Atomic uint32_t groups_cursor; /* where the next search for a group begins */
 	/* Tells whoever speaks with the agent that a node failed an operation. Never blocks. May be
 	 * NULL. */
@@ -145,8 +148,14 @@ static inline void epoch_exit(struct epoch_thread *thread)
 }
 /* A stamp for what was unlinked just now. */
 uint64_t epoch_stamp(struct core *core);
-/* True when nobody who may have seen what was unlinked before `stamp` is active any more. */
+/* True when no thread that may have seen what was unlinked before `stamp` is active any more. */
 bool epoch_passed(struct core *core, uint64_t stamp);
+/* The same, and no forked child reads what was there then: for what they share (records, slots). */
+bool epoch_passed_by_all(struct core *core, uint64_t stamp);
+/* Pins what is there now, before the caller looks at any word. Returns the epoch. */
+uint64_t epoch_pin(struct core *core);
+/* The oldest pin that is left, or 0. */
+void epoch_unpin(struct core *core, uint64_t oldest);
 
 /* ---- clean.c ---- */
 struct clean_hash {

@@ -7,6 +7,9 @@
  * Why epoch_passed is right: the unlinking CAS precedes the stamp (seq_cst increment), which
  * precedes the scan of `active`. A reader that the scan saw idle stores `active` after it, hence
  * loads words after the unlinking.
+ *
+ * A forked child reads for as long as it lives: its parent holds one epoch for all its children,
+ * the oldest (`pinned`). Only records and slots wait for them: staging each has its own copy of.
  */
 #include <errno.h>
 #include <string.h>
@@ -55,4 +58,27 @@ bool epoch_passed(struct core *core, uint64_t stamp)
 			return false;
 	}
 	return true;
+}
+
+bool epoch_passed_by_all(struct core *core, uint64_t stamp)
+{
+	atomic_thread_fence(memory_order_seq_cst); /* partner: epoch_pin */
+	uint64_t pinned = atomic_load_explicit(&core->catalog.header->pinned, memory_order_acquire);
+	return (pinned == EPOCH_IDLE || pinned > stamp) && epoch_passed(core, stamp);
+}
+
+uint64_t epoch_pin(struct core *core)
+{
+	uint64_t now = atomic_load_explicit(&core->catalog.header->epoch, memory_order_acquire);
+	uint64_t idle = EPOCH_IDLE;
+	/* An older pin covers ours. */
+	(void)atomic_compare_exchange_strong_explicit(
+		&core->catalog.header->pinned, &idle, now, memory_order_seq_cst, memory_order_acquire);
+	atomic_thread_fence(memory_order_seq_cst);
+	return now;
+}
+
+void epoch_unpin(struct core *core, uint64_t oldest)
+{
+	atomic_store_explicit(&core->catalog.header->pinned, oldest, memory_order_release);
 }

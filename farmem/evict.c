@@ -66,6 +66,25 @@ static void evict_unlock(struct stripe *st)
 }
 
 /* The hand's next page in this stripe, wrapping; pages of other stripes are jumped over. */
+/* Pages may go from here on: inside the gate, with the hand ours. */
+static bool evict_begin(struct stripe *st, bool wait)
+{
+	if (wait)
+		gate_enter(&st->gate);
+	else if (!gate_try(&st->gate))
+		return false;
+	if (evict_lock(st, wait))
+		return true;
+	gate_leave(&st->gate);
+	return false;
+}
+
+static void evict_end(struct stripe *st)
+{
+	evict_unlock(st);
+	gate_leave(&st->gate);
+}
+
 static uint32_t evict_hand_next(const struct stripe *st, uint32_t page)
 {
 	uint32_t end = atomic_load_explicit(&st->pages_end, memory_order_acquire);
@@ -129,6 +148,21 @@ static void evict_taken(struct stripe *st, uint32_t page)
 }
 
 /* Brings a claimed run into staging; returns how many pages went. */
+/* Takes pages that a fork shares as well: those are made ours alone first, all at once. */
+static int evict_move(
+	struct stripe *st, uint32_t page, uint32_t count, uint32_t slot, uint32_t *done)
+{
+	struct pager *p = st->pager;
+	int rc = p->ops->take(p, page, count, slot, done);
+	if (fm_likely(rc != -EBUSY))
+		return rc;
+	uint32_t first = *done, more = 0;
+	p->ops->unshare(p, page + first, count - first);
+	rc = p->ops->take(p, page + first, count - first, slot + first, &more);
+	*done = first + more;
+	return rc;
+}
+
 static uint32_t evict_take_pages(struct stripe *st, uint32_t page, uint32_t count, uint32_t slot)
 {
 	struct pager *p = st->pager;
@@ -143,11 +177,7 @@ static uint32_t evict_take_pages(struct stripe *st, uint32_t page, uint32_t coun
 		(void)p->ops->protect(p, page, count, false);
 		return 0;
 	}
-	rc = p->ops->take(p, page, count, slot, &done);
-	if (rc == -EBUSY && done == 0) {
-		p->ops->unshare(p, page);
-		rc = p->ops->take(p, page, count, slot, &done);
-	}
+	rc = evict_move(st, page, count, slot, &done);
 	if (rc != 0 && rc != -EAGAIN)
 		catalog_count(&st->core->catalog, move_busy, 1);
 	if (rc == -ENOENT && done < count)
@@ -195,7 +225,7 @@ static unsigned evict_take_run(struct stripe *st, unsigned most, unsigned *scann
 unsigned evict_take(struct stripe *st, unsigned pages, unsigned runs, unsigned scan, bool wait)
 {
 	unsigned taken = 0, scanned = 0;
-	if (!evict_lock(st, wait))
+	if (!evict_begin(st, wait))
 		return 0;
 	while (taken < pages && runs > 0 && scanned < scan) {
 		uint64_t used = atomic_load_explicit(&st->take_at, memory_order_relaxed) -
@@ -216,7 +246,7 @@ unsigned evict_take(struct stripe *st, unsigned pages, unsigned runs, unsigned s
 			st->hand++;
 		taken += got;
 	}
-	evict_unlock(st);
+	evict_end(st);
 	return taken;
 }
 
@@ -255,6 +285,7 @@ static void evict_publish(struct stripe *st, unsigned count, const struct span_w
 	_Atomic uint64_t *words = evict_words(st);
 	bool moves = st->pager->moves;
 	for (unsigned i = 0; i < count; i++)
+	gate_enter(&st->gate);
 		gone[i] = span_swap(words, (struct page_id){pages[i]}, sealed[i],
 			moves ? far[i] : span_turned(sealed[i], SPAN_DROPPING, 0));
 	for (unsigned i = 0, run = 0; !moves && i < count; i++) {
@@ -279,6 +310,7 @@ static void evict_publish(struct stripe *st, unsigned count, const struct span_w
 			atomic_fetch_add_explicit(
 				&st->core->budget.far_pages, 1, memory_order_relaxed);
 }
+	gate_leave(&st->gate);
 
 /* Sealed bytes that equal what the nodes still hold need no write: back to the old far copy. */
 static bool evict_clean(struct stripe *st, uint32_t slot, struct span_word sealed)
@@ -513,7 +545,7 @@ bool evict_drop_clean(struct stripe *st, uint32_t slot)
 {
 	uint32_t done = 0;
 	bool dropped = false;
-	if (!st->pager->moves || !evict_lock(st, false))
+	if (!st->pager->moves || !evict_begin(st, false))
 		return false;
 	for (unsigned i = 0; i < EVICT_CLEAN_SCAN && !dropped; i++) {
 		uint32_t page = st->hand = evict_hand_next(st, st->hand + 1);
@@ -521,12 +553,12 @@ bool evict_drop_clean(struct stripe *st, uint32_t slot)
 		if (span_state(w) != SPAN_NEAR || !(span_flags(w) & SPAN_HAS_FAR) ||
 			!evict_claim(st, page, slot))
 			continue;
-		if (st->pager->ops->take(st->pager, page, 1, slot, &done) == 0)
+		if (evict_move(st, page, 1, slot, &done) == 0)
 			dropped = evict_settle_one(st, page, slot);
 		else
 			evict_unclaim(st, page, slot);
 	}
-	evict_unlock(st);
+	evict_end(st);
 	return dropped;
 }
 

@@ -72,6 +72,9 @@ static bool fault_may_touch(struct fault_handler *h)
 	struct core *core = h->st->core;
 	if (budget_room(core) > 0)
 		return true;
+	/* A fork under way lets nothing go, and may itself wait for this page. */
+	if (gate_is_closed(&h->st->gate))
+		return true;
 	evict_call(h->st);
 	if (!atomic_load_explicit(&h->st->full, memory_order_relaxed))
 		return false;
@@ -178,12 +181,14 @@ static bool fault_may_fetch(struct fault_handler *h)
 	return evict_drop_clean(h->st, h->private_slot) ||
 	       atomic_load_explicit(&h->st->full, memory_order_relaxed);
 }
+	if (gate_is_closed(&h->st->gate))
+		return true;
 
 static bool fault_begin_fetch(
 	struct fault_handler *h, uint32_t page, struct span_word w, bool ahead)
 {
 	struct page_id id = {page};
-	struct span_word fetching = span_turned(w, SPAN_FETCHING, 0);
+	struct span_word fetching = span_turned(w, SPAN_FETCHING, SPAN_REMOTE);
 	if (!spanset_fetch_ready(h->io) || !span_swap(fault_words(h), id, w, fetching))
 		return false;
 	struct spanset_fetch *f =
@@ -292,7 +297,8 @@ static void fault_install(struct fault_handler *h, struct spanset_fetch *f)
 		return;
 	}
 	int rc = h->st->pager->ops->install(h->st->pager, f->page, f->bytes);
-	FM_ASSERT(rc == 0);
+	/* A forked child's words may say FAR of a page that came with the fork: read-ahead meets it. */
+	FM_ASSERT(rc == 0 || (rc == -EEXIST && core->reader));
 	budget_near(core, 1);
 	atomic_fetch_sub_explicit(&core->budget.far_pages, 1, memory_order_relaxed);
 	struct span_word near = fault_retain(h, f, fetching);

@@ -9,8 +9,8 @@
  * Invariants
  *   1. No malloc, no look at `environ`: this runs inside other people's programs.
  *   2. Directories we use belong to us and nobody else can rename what is in them.
- *   3. Received descriptors are close-on-exec and never leak: at most one is handed on, others are
- * closed.
+ *   3. Received descriptors are close-on-exec and never leak: at most as many as are asked for are
+ *      handed on, others are closed.
  */
 #include "farmem/mailbox.h"
 
@@ -191,19 +191,27 @@ static size_t message_bytes(const struct mailbox_message *message)
 
 int mailbox_send(int socket, const struct mailbox_message *message, int fd_or_minus_1)
 {
+	return mailbox_send_fds(socket, message, &fd_or_minus_1, fd_or_minus_1 >= 0);
+}
+
+int mailbox_send_fds(
+	int socket, const struct mailbox_message *message, const int *fds, unsigned fds_count)
+{
 	union {
 		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof(int))];
+		char space[CMSG_SPACE(MAILBOX_FDS_MAX * sizeof(int))];
 	} control = {0};
 	struct iovec iov = {(void *)(uintptr_t)message, message_bytes(message)};
 	struct msghdr packet = {.msg_iov = &iov, .msg_iovlen = 1};
-	if (fd_or_minus_1 >= 0) {
+	if (fds_count > MAILBOX_FDS_MAX)
+		return -EINVAL;
+	if (fds_count > 0) {
 		packet.msg_control = control.space;
-		packet.msg_controllen = sizeof control.space;
+		packet.msg_controllen = CMSG_SPACE(fds_count * sizeof(int));
 		control.head.cmsg_level = SOL_SOCKET;
 		control.head.cmsg_type = SCM_RIGHTS;
-		control.head.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&control.head), &fd_or_minus_1, sizeof(int));
+		control.head.cmsg_len = CMSG_LEN(fds_count * sizeof(int));
+		memcpy(CMSG_DATA(&control.head), fds, fds_count * sizeof(int));
 	}
 	for (;;) {
 		if (sendmsg(socket, &packet, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
@@ -213,9 +221,10 @@ int mailbox_send(int socket, const struct mailbox_message *message, int fd_or_mi
 	}
 }
 
-/* Hands on the first descriptor that came along; closes the others. */
-static void take_descriptors(struct msghdr *packet, int *fd)
+/* Hands on the first descriptors that came along; closes the others. */
+static void take_descriptors(struct msghdr *packet, int fds[MAILBOX_FDS_MAX])
 {
+	unsigned taken = 0;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(packet); c != NULL; c = CMSG_NXTHDR(packet, c)) {
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
@@ -223,15 +232,33 @@ static void take_descriptors(struct msghdr *packet, int *fd)
 		for (size_t i = 0; i < count; i++) {
 			int each;
 			memcpy(&each, CMSG_DATA(c) + i * sizeof(int), sizeof each);
-			if (*fd < 0)
-				*fd = each;
+			if (taken < MAILBOX_FDS_MAX)
+				fds[taken++] = each;
 			else
 				close(each);
 		}
 	}
 }
 
+static void close_descriptors(int *fds, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		if (fds[i] >= 0)
+			close(fds[i]);
+		fds[i] = -1;
+	}
+}
+
 int mailbox_receive(int socket, struct mailbox_message *message, int *fd)
+{
+	int fds[MAILBOX_FDS_MAX];
+	int rc = mailbox_receive_fds(socket, message, fds);
+	*fd = fds[0];
+	close_descriptors(fds + 1, MAILBOX_FDS_MAX - 1);
+	return rc;
+}
+
+int mailbox_receive_fds(int socket, struct mailbox_message *message, int fds[MAILBOX_FDS_MAX])
 {
 	union {
 		struct cmsghdr head;
@@ -243,7 +270,8 @@ int mailbox_receive(int socket, struct mailbox_message *message, int *fd)
 		.msg_control = control.space,
 		.msg_controllen = sizeof control.space};
 	ssize_t length;
-	*fd = -1;
+	for (unsigned i = 0; i < MAILBOX_FDS_MAX; i++)
+		fds[i] = -1;
 	memset(message, 0, sizeof *message);
 	do {
 		length = recvmsg(socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -252,13 +280,11 @@ int mailbox_receive(int socket, struct mailbox_message *message, int *fd)
 		return errno == EAGAIN || errno == EWOULDBLOCK ? -EAGAIN : -ECONNRESET;
 	if (length == 0)
 		return -ECONNRESET;
-	take_descriptors(&packet, fd);
+	take_descriptors(&packet, fds);
 	message->text[sizeof message->text - 1] = '\0';
 	if (length >= MAILBOX_HEAD_BYTES && (packet.msg_flags & MSG_TRUNC) == 0 &&
 		message->version == MAILBOX_VERSION)
 		return 0;
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
+	close_descriptors(fds, MAILBOX_FDS_MAX);
 	return -EPROTO;
 }

@@ -5,12 +5,14 @@
  * One message per packet, fixed size, host byte order (same machine, same build: `version` is
  * checked). The tables themselves are in the catalog; messages only say "look". Either side may go
  * away: EOF on the runtime's connection means its memory image is gone (exit, kill, exec): the
- * agent releases its leases. SIGSTOP or a debugger closes nothing. A worker of the agent that dies
+ * agent releases its leases, once no forked child reads them any more either: all of them have the
+ * second memfd mapped, which nobody can lose (farmem/fork_token.c). SIGSTOP or a debugger closes nothing. A worker of the agent that dies
  * closes nothing either (farmem/agent/supervisor.h): the next one says WELCOME again. EOF on the
  * agent's side: all of it is gone; the runtime goes on without new groups, connects again, which
  * starts another agent, and says HELLO with the catalog it has.
  *
- *   runtime -> agent   HELLO (catalog memfd attached by SCM_RIGHTS), WANT_GROUPS, NODE_SUSPECT, BYE
+ *   runtime -> agent   HELLO (by SCM_RIGHTS: the catalog's memfd, and one that tells whether forked
+ *                      children still live), WANT_GROUPS, NODE_SUSPECT, BYE
  *   agent -> runtime   WELCOME (an agent serves you, or does so again), GROUPS (more groups than
  *                      before: value 0, or none to be had: -errno), NODES (states changed), WORK,
  *                      NOTICE (the agent has no terminal: the runtime says it)
@@ -23,8 +25,9 @@
 
 #include <stdint.h>
 
-#define MAILBOX_VERSION 2u
+#define MAILBOX_VERSION 3u
 #define MAILBOX_TEXT_MAX 32768
+#define MAILBOX_FDS_MAX 2
 
 enum mailbox_kind {
 	MAILBOX_HELLO = 1,
@@ -77,8 +80,13 @@ int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned siz
 int mailbox_connect(const char *dir, const char *tree, uint64_t deadline_ns);
 /* 0, -EAGAIN (its queue is full: later), -ECONNRESET, -errno. Never blocks. */
 int mailbox_send(int socket, const struct mailbox_message *message, int fd_or_minus_1);
+/* The same with up to MAILBOX_FDS_MAX descriptors. */
+int mailbox_send_fds(
+	int socket, const struct mailbox_message *message, const int *fds, unsigned fds_count);
 /* 0, -EAGAIN (nothing there), -ECONNRESET (EOF), -EPROTO. *fd: a descriptor that came along, or -1.
  */
 int mailbox_receive(int socket, struct mailbox_message *message, int *fd);
+/* The same; fds: those that came along, then -1. */
+int mailbox_receive_fds(int socket, struct mailbox_message *message, int fds[MAILBOX_FDS_MAX]);
 
 #endif

@@ -20,8 +20,8 @@ struct pager_ops {
 	int (*take)(struct pager *p, uint32_t page, uint32_t count, uint32_t slot, uint32_t *done);
 	/* MOVE: one staged page back to its place; wakes who waits for it. */
 	int (*give_back)(struct pager *p, uint32_t slot, uint32_t page);
-	/* Breaks what makes a page immovable (sharing since a fork). */
-	void (*unshare)(struct pager *p, uint32_t page);
+	/* Breaks what makes present pages immovable (sharing since a fork). */
+	void (*unshare)(struct pager *p, uint32_t page, uint32_t count);
 	/* Copies FM_PAGE_SIZE bytes into a missing page; wakes. -EEXIST: it was present (waiters
 	 * were woken). */
 	int (*install)(struct pager *p, uint32_t page, const uint8_t *bytes);

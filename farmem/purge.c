@@ -144,12 +144,14 @@ void purge_release(struct stripe *const *stripes, uint32_t page, uint32_t count)
 /* Pages of one stripe, at most PURGE_CHUNK_PAGES. */
 static int64_t purge_chunk(struct stripe *st, uint32_t page, uint32_t count)
 {
+	gate_enter(&st->gate);
 	int64_t present = purge_claim_step(st, page, count);
 	/* Also when none is present: the program may race with itself, and must read zeros all the
 	 * same. */
 	(void)purge_drop_step(st, page, count);
 	budget_near(st->core, -present);
 	(void)purge_release_step(st, page, count);
+	gate_leave(&st->gate);
 	return present;
 }
 

@@ -97,6 +97,8 @@ void record_clear_live(struct core *core, struct ssid id, unsigned pos)
 {
 	struct record r = record_at(core, id);
 	uint64_t bit = 1ull << (RECORD_LIVE_SHIFT + pos);
+	if (fm_unlikely(core->reader))
+		return; /* the reference is another process's */
 	uint64_t before = atomic_fetch_and_explicit(record_hdr(r), ~bit, memory_order_acq_rel);
 	FM_ASSERT(record_hdr_state(before) == RECORD_STABLE ||
 		  record_hdr_state(before) == RECORD_CLAIMED);
@@ -183,7 +185,7 @@ static struct ssid record_limbo_pop(struct core *core)
 	pthread_mutex_lock(&rc->lock);
 	if (rc->limbo_head != rc->limbo_tail) {
 		struct limbo_entry *e = &rc->limbo[rc->limbo_head % CORE_LIMBO_MAX];
-		if (epoch_passed(core, e->stamp)) {
+		if (epoch_passed_by_all(core, e->stamp)) {
 			id = e->ssid;
 			rc->limbo_head++;
 		}
@@ -220,4 +222,13 @@ unsigned record_reclaim(struct core *core)
 	if (freed > 0)
 		catalog_count(&core->catalog, freed_spansets, freed);
 	return freed;
+}
+
+uint64_t record_limbo_count(struct core *core)
+{
+	struct reclaim *rc = &core->reclaim;
+	pthread_mutex_lock(&rc->lock);
+	uint64_t count = rc->limbo_tail - rc->limbo_head;
+	pthread_mutex_unlock(&rc->lock);
+	return count;
 }

@@ -136,5 +136,7 @@ bool record_retire(struct core *core, struct ssid id);
  * became free.
  */
 unsigned record_reclaim(struct core *core);
+/* Records that wait in the limbo. */
+uint64_t record_limbo_count(struct core *core);
 
 #endif

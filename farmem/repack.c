@@ -223,6 +223,9 @@ static bool repack_worth_it(const struct stripe *st, bool urgent)
 	int64_t dead = (int64_t)data - live;
 	atomic_store_explicit(&core->catalog.stats->dead_bytes,
 		dead > 0 ? (uint64_t)dead * FM_PAGE_SIZE : 0, memory_order_relaxed);
+	/* What a forked child may read is not reused: rewriting would only take more. */
+	if (atomic_load_explicit(&h->pinned, memory_order_acquire) != 0)
+		return false;
 	if (urgent)
 		return dead > 0;
 	return dead > REPACK_MIN_DEAD_PAGES &&

@@ -30,6 +30,7 @@
 #include "base/mem.h"
 #include "farmem/farmem.h"
 #include "farmem/mmap.h"
+#include "farmem/record.h"
 
 #define RUNTIME_STACK_BYTES (512u << 10)
 #define RUNTIME_SHARE_START_PAGES (2048u) /* --local PERCENT: start at 8 MiB of heap */
@@ -107,8 +108,10 @@ static void *runtime_evictor_main(void *argument)
 	struct range *range = st->owner;
 	runtime_thread_begin("farmem-evict");
 	for (;;) {
-		if (st->index == 0)
+		if (st->index == 0) {
 			runtime_register(&fm_runtime);
+			fork_tend(&fm_runtime);
+		}
 		atomic_store_explicit(&st->pages_end,
 			atomic_load_explicit(&range->used_pages, memory_order_acquire),
 			memory_order_release);
@@ -129,7 +132,7 @@ static void *runtime_evictor_main(void *argument)
  * into zeros), and our copies of its pipes do not keep them open. Only stderr is kept, for the few
  * lines we have to say.
  */
-static int runtime_own_descriptors(struct runtime *rt)
+int runtime_own_descriptors(struct runtime *rt)
 {
 	if (unshare(CLONE_FILES) != 0)
 		return -errno;
@@ -288,6 +291,10 @@ static int runtime_build(struct runtime *rt)
 	rt->core.reporter = rt;
 	rc = runtime_make_catalog(rt, moves);
 	if (rc == 0)
+	void *life;
+	rt->life = fork_token_memfd("farmem-life", &life);
+	if (rt->life < 0)
+		return rt->life;
 		rc = core_open(&rt->core, runtime_budget_pages(rt));
 	for (unsigned i = 0; rc == 0 && i < rt->stripe_count; i++)
 		rc = runtime_open_stripe(rt, i, moves);
@@ -314,6 +321,12 @@ void runtime_publish_gauges(struct runtime *rt)
 	s->budget_bytes = atomic_load(&b->limit_pages) * FM_PAGE_SIZE;
 }
 
+	const struct catalog_header *h = rt->core.catalog.header;
+	if (!rt->core.reader)
+		s->pinned_bytes = atomic_load(&h->pinned) == 0
+					  ? 0
+					  : record_limbo_count(&rt->core) *
+						    (h->code_k + h->code_m) * FM_PAGE_SIZE;
 /*
  * Until memory handed out is registered from the start, or that has failed. Milliseconds: the
  * descriptors are the runtime's, so an evictor does it (runtime_register).
@@ -444,12 +457,12 @@ int runtime_open(struct runtime *rt)
 		.threshold = rt->config.mmap_threshold_bytes,
 		.serves = rt->config.mmap,
 		.want = runtime_want_pages});
-	rt->agent_socket = -1;
+	rt->agent_socket = rt->life = -1;
 	const char *tree = getenv("FARMEM_TREE");
 	const char *stats = getenv("FARMEM_STATS_FILE");
 	strncpy(rt->tree, tree ? tree : "", sizeof(rt->tree) - 1);
 	strncpy(rt->stats_file, stats ? stats : "", sizeof(rt->stats_file) - 1);
-	fork_guard_open(rt);
+	fork_open(rt);
 	atomic_store(&rt->state, RUNTIME_IDLE);
 	return 0;
 }

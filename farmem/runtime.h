@@ -11,6 +11,7 @@
 #ifndef FM_FARMEM_RUNTIME_H
 #define FM_FARMEM_RUNTIME_H
 
+#include <signal.h>
 #include <stdio.h>
 
 #include "farmem/fault.h"
@@ -27,7 +28,9 @@ enum runtime_state {
 	RUNTIME_STARTING,
 	RUNTIME_READY,   /* threads and agent are there; memory is still ordinary */
 	RUNTIME_RUNNING, /* what is handed out now is registered */
-	RUNTIME_OFF
+	RUNTIME_OFF,
+	/* A forked child: it reads its parent's far copies, and keeps what it writes near (fork.c). */
+	RUNTIME_FORKED
 };
 
 struct runtime_handler {
@@ -36,6 +39,44 @@ struct runtime_handler {
 	struct uffd *uffd;
 	struct profile_thread *profile; /* NULL: none is taken */
 	struct fault_handler fault;
+};
+
+#define FORK_CHILDREN_MAX 256
+
+enum fork_token_state { TOKEN_NONE = 0, TOKEN_READY, TOKEN_TAKEN, TOKEN_LIVE };
+
+/*
+ * Tells whether a forked child, or a child of its own, lives: an empty memfd that is mapped in none
+ * but those address spaces. The kernel refuses to seal it against writing while it is mapped.
+ */
+struct fork_token {
+	_Atomic uint32_t state; /* enum fork_token_state */
+	int fd;                 /* in the runtime's table */
+	void *memory;           /* the parent's own mapping, until the fork is over */
+	uint64_t epoch;         /* pinned for the child */
+};
+
+enum fork_kind { FORK_PLAIN = 0, FORK_FAR, FORK_DENIED };
+
+/* fork.c, fork_token.c, fork_child.c */
+struct fork {
+	pthread_mutex_t lock; /* from prepare to the end in the parent */
+	enum fork_kind kind;
+	const char *denied; /* why */
+	uint64_t begun_ns;
+	uint32_t end; /* pages; nothing was ever handed out from here on */
+	struct fork_token *token;
+	_Atomic uint64_t *words; /* the copy */
+	uint64_t words_bytes;
+	struct sigaction segv; /* the program's, while ours explains */
+	bool held, held_map;   /* locks: all; map_lock alone */
+	/* tokens: made and buried by the first evictor */
+	struct fork_token tokens[FORK_CHILDREN_MAX];
+	_Atomic uint32_t ready; /* futex: how many are READY */
+	uint64_t tend_ns;
+	/* in the child: futex: 0 not yet, 1 served, 2 failed */
+	_Atomic uint32_t child_state;
+	int child_error;
 };
 
 struct runtime {
@@ -59,6 +100,8 @@ struct runtime {
 	int event;                        /* eventfd that wakes the main thread */
 	_Atomic uint64_t suspects[CATALOG_NODES_MAX / 64];
 	_Atomic uint32_t wanted_told;
+	struct fork fork;
+	int life; /* a memfd mapped in us and all who are forked from us: the agent's token (-1) */
 	char tree[64];
 	char stats_file[256];
 	struct profile profile;
@@ -77,6 +120,8 @@ static inline bool runtime_running(const struct runtime *rt)
 	return atomic_load_explicit(&rt->state, memory_order_acquire) == RUNTIME_RUNNING;
 }
 int runtime_thread_start(void *(*run)(void *), void *argument) FM_MUST_USE;
+/* The calling thread, and those it starts, get a descriptor table of their own. 0 or -errno. */
+int runtime_own_descriptors(struct runtime *rt) FM_MUST_USE;
 void runtime_thread_begin(const char *name);
 /* Gauges into the catalog's stats, for `top`. */
 void runtime_publish_gauges(struct runtime *rt);
@@ -95,9 +140,25 @@ void agent_link_suspect(struct core *core, uint32_t node);
 void agent_link_wanted(struct core *core);
 
 /* ---- fork.c ---- */
-/* What a fork without exec meets: one clear line instead of wrong bytes. Called once, at fm_open.
- */
-void fork_guard_open(struct runtime *rt);
+/* Called once, at fm_open. */
+void fork_open(struct runtime *rt);
+/* Every run of registered pages that were handed out by the time of the fork; stops at an error. */
+int fork_each_registered(struct runtime *rt,
+	int (*visit)(struct runtime *rt, uint64_t page, uint64_t count)) FM_MUST_USE;
+
+/* ---- fork_token.c ---- */
+/* A READY token, now TAKEN and to be inherited; NULL: too many children, or no memory. */
+struct fork_token *fork_token_take(struct runtime *rt);
+/* The fork is over, or did not happen: the parent's mapping goes. */
+void fork_token_leave(struct fork_token *token);
+/* On the first evictor's thread, now and then: makes tokens, unpins what the dead had pinned. */
+void fork_tend(struct runtime *rt);
+/* An empty sealable memfd, mapped once at *memory. Its descriptor or -errno. */
+int fork_token_memfd(const char *name, void **memory);
+
+/* ---- fork_child.c ---- */
+/* In the child, on the thread that forked: serves far memory from now on. 0 or -errno. */
+int fork_child_start(struct runtime *rt) FM_MUST_USE;
 
 /* ---- stats.c ---- */
 int stats_json(struct runtime *rt, char *text, size_t size);

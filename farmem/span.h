@@ -56,6 +56,7 @@ enum span_state {
 #define SPAN_HOT 2u     /* NEAR: came back lately; eviction passes it by once */
 #define SPAN_SEALED 4u  /* EVICTING: being encoded: copies only */
 #define SPAN_TAKING 8u  /* EVICTING: not yet in staging */
+#define SPAN_REMOTE 8u  /* FETCHING: ssid/pos is the only copy, on its way (fork.c) */
 
 struct span_word {
 	uint64_t v;

@@ -18,6 +18,7 @@
 #define FM_FARMEM_STRIPE_H
 
 #include "farmem/core.h"
+#include "farmem/gate.h"
 #include "farmem/pager.h"
 #include "farmem/spanset.h"
 
@@ -54,6 +55,7 @@ struct stripe {
 	/* clock hand, under take_lock */
 	_Atomic uint32_t take_lock;
 	uint32_t hand;
+	struct gate gate; /* inside: who makes pages go */
 	_Atomic uint32_t pages_end; /* pages below it have ever been handed out */
 	/* evictor */
 	struct spanset_io *io;

@@ -146,10 +146,11 @@ static int uffd_give_back(struct pager *p, uint32_t slot, uint32_t page)
 		FM_PAGE_SIZE, &moved);
 }
 
-static void uffd_unshare(struct pager *p, uint32_t page)
+static void uffd_unshare(struct pager *p, uint32_t page, uint32_t count)
 {
-	int rc = uffd_advise(uffd_address(uffd_of(p), page), FM_PAGE_SIZE, MADV_POPULATE_WRITE);
-	(void)rc; /* if it did not help, the page stays near */
+	int rc = uffd_advise(uffd_address(uffd_of(p), page), (uint64_t)count * FM_PAGE_SIZE,
+		MADV_POPULATE_WRITE);
+	(void)rc; /* if it did not help, the pages stay near */
 }
 
 static void uffd_wake(struct pager *p, uint32_t page, uint32_t count)
@@ -427,3 +428,11 @@ void uffd_sleep(struct uffd *u, uint64_t timeout_ns)
 		.tv_nsec = (long)(timeout_ns % NS_PER_S)};
 	(void)ppoll(&p, 1, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
 }
+int uffd_reopen(struct uffd *u)
+{
+	u->fd = uffd_new();
+	if (u->fd < 0)
+		return u->fd;
+	return uffd_handshake(u);
+}
+

@@ -283,7 +283,7 @@ TEST(a_page_shared_with_a_child_moves_after_unsharing)
 	}
 	CHECK_EQ(read(ready[0], &byte, 1), 1);
 	CHECK_EQ(p->ops->take(p, 0, 1, 0, &done), -EBUSY);
-	p->ops->unshare(p, 0);
+	p->ops->unshare(p, 0, 1);
 	CHECK_EQ(p->ops->take(p, 0, 1, 0, &done), 0);
 	CHECK_EQ(staged(0)[0], 1);
 	close(ends[0]);

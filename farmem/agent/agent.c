@@ -99,7 +99,8 @@ int agent_keep(struct agent_runtime *runtime, const char *text)
 {
 	static struct supervisor_message message;
 	struct agent *agent = runtime->source.agent;
-	int fds[SUPERVISOR_FDS_MAX] = {runtime->source.fd, runtime->catalog.fd};
+	int fds[SUPERVISOR_FDS_MAX] = {runtime->source.fd, runtime->catalog.fd, runtime->life};
+	unsigned fds_count = runtime->life >= 0 ? 3 : 2;
 	int place = place_take(agent);
 	if (place < 0)
 		return -EAGAIN;
@@ -107,7 +108,7 @@ int agent_keep(struct agent_runtime *runtime, const char *text)
 	message.index = (uint32_t)place;
 	message.length = (uint32_t)strlen(text) + 1;
 	memcpy(message.text, text, message.length);
-	int error = supervisor_send(agent->supervisor->socket, &message, fds, 2, 0);
+	int error = supervisor_send(agent->supervisor->socket, &message, fds, fds_count, 0);
 	if (error != 0)
 		return error;
 	agent->places[place] = true;
@@ -273,6 +274,7 @@ static void agent_settle(struct agent *agent, uint64_t now_ns)
 		embedded_tick(agent, now_ns);
 	if (agent->left_count > 0)
 		agent_drop_left(agent, now_ns);
+	runtime_bury_outlived(agent, now_ns);
 	const bool adopting = agent_is_adopting(agent);
 	for (unsigned i = 0; i < agent->runtimes_count; i++) {
 		struct agent_runtime *runtime = agent->runtimes[i];
@@ -296,6 +298,9 @@ static int agent_patience(const struct agent *agent, uint64_t now_ns)
 	for (unsigned i = 0; i < agent->members_count; i++)
 		if (agent->members[i].restart_ns != 0)
 			until_ns = FM_MIN(until_ns, agent->members[i].restart_ns);
+	for (unsigned i = 0; i < agent->runtimes_count; i++)
+		if (agent->runtimes[i]->outlived)
+			until_ns = FM_MIN(until_ns, agent->runtimes[i]->look_ns);
 	if (agent->idle_since_ns != 0 && agent->idle_since_ns + AGENT_LINGER_NS > now_ns)
 		until_ns = FM_MIN(until_ns, agent->idle_since_ns + AGENT_LINGER_NS);
 	return until_ns > now_ns ? (int)((until_ns - now_ns) / NS_PER_MS) + 1 : 0;

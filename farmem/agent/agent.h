@@ -181,6 +181,10 @@ struct agent_runtime {
 	bool refill;             /* groups_fill is due: the loop does it */
 	unsigned attempts_running;
 	int place; /* in the supervisor's table; -1: not held there */
+	/* Its program is gone, forked children of it still read what is far: when to look again. */
+	bool outlived;
+	int life; /* mapped in program and children (mailbox.h); -1: none */
+	uint64_t look_ns, look_pause_ns;
 	int64_t pid;
 	uint8_t client[CTL_CLIENT_BYTES];
 	uint8_t said_k, said_m; /* the code last spoken of */
@@ -255,6 +259,8 @@ void runtime_close(struct agent_runtime *runtime);
 void runtime_put(struct agent_runtime *runtime);
 /* Sends what is still untold, tries groups again. Each tick, and after changes. */
 void runtime_tell(struct agent_runtime *runtime);
+/* Runtimes whose last forked child is gone by now. */
+void runtime_bury_outlived(struct agent *agent, uint64_t now_ns);
 /* One loud line: into the log and, as NOTICE, to the runtime (NULL: to all). */
 void runtime_notice(struct agent *agent, struct agent_runtime *runtime, enum log_level level,
 	const char *format, ...) FM_PRINTF(4, 5);

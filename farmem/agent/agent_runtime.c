@@ -8,12 +8,14 @@
  *      notice.
  *   2. We never wait for a runtime: what its socket does not take now is told at the next tick.
  *   3. The end of a runtime's connection is the end of its memory: all its leases go back. Except
- *      when the same catalog has come by another connection meanwhile: then it is that one's.
+ *      when the same catalog has come by another connection meanwhile: then it is that one's; and
+ *      while children forked from it live, which read what is far: then it is kept as it is.
  *   4. A runtime is with the supervisor (KEEP) before it hears WELCOME, and is served the same way
  *      whether it is new, was held through our predecessor's death, or found the whole agent gone
  *      and comes with a catalog full of groups.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -28,6 +30,11 @@
 #include "base/clock.h"
 #include "farmem/agent/agent.h"
 #include "farmem/agent/supervisor.h"
+
+/* After a program's end, until the last forked child's: between two looks, at first and in the end.
+ */
+#define RUNTIME_LOOK_NS (2 * NS_PER_MS)
+#define RUNTIME_LOOK_MAX_NS (1 * NS_PER_S)
 
 unsigned runtime_attached_count(const struct agent *agent)
 {
@@ -113,11 +120,62 @@ void runtime_close(struct agent_runtime *runtime)
 		if (runtime_attached_count(agent) == 0)
 			agent->idle_since_ns = clock_now_ns();
 	}
+	if (runtime->life >= 0)
+		close(runtime->life);
+	runtime->life = -1;
 	runtime->gone = true;
 	runtime_put(runtime);
 }
 
+/* ---- outlived by its children ---- */
+
+/* The kernel does not seal what is mapped somewhere (farmem/fork_token.c). */
+static bool runtime_has_family(const struct agent_runtime *runtime)
+{
+	return runtime->life >= 0 && fcntl(runtime->life, F_ADD_SEALS, F_SEAL_WRITE) != 0 &&
+	       errno == EBUSY;
+}
+
+/* Its program is gone: nothing is on its way out any more. */
+static void runtime_outlive(struct agent_runtime *runtime, uint64_t now_ns)
+{
+	struct agent *agent = runtime->source.agent;
+	epoll_ctl(agent->epoll, EPOLL_CTL_DEL, runtime->source.fd, NULL);
+	for (unsigned i = 0; i < CATALOG_THREADS_MAX; i++)
+		atomic_store_explicit(
+			&runtime->catalog.threads[i].storing, 0, memory_order_release);
+	runtime->outlived = true;
+	runtime->look_pause_ns = RUNTIME_LOOK_NS;
+	runtime->look_ns = now_ns + runtime->look_pause_ns;
+}
+
+void runtime_bury_outlived(struct agent *agent, uint64_t now_ns)
+{
+	for (unsigned i = agent->runtimes_count; i-- > 0;) {
+		struct agent_runtime *runtime = agent->runtimes[i];
+		if (!runtime->outlived || now_ns < runtime->look_ns)
+			continue;
+		if (!runtime_has_family(runtime)) {
+			runtime_close(runtime);
+			continue;
+		}
+		uint64_t pause_ns = FM_MIN(2 * runtime->look_pause_ns, RUNTIME_LOOK_MAX_NS);
+		if (pause_ns == RUNTIME_LOOK_MAX_NS && runtime->look_pause_ns < pause_ns)
+			log_info("agent: pid=%lld is gone, children of it go on",
+				(long long)runtime->pid);
+		runtime->look_pause_ns = pause_ns;
+		runtime->look_ns = now_ns + pause_ns;
+	}
+}
+
 /* ---- HELLO ---- */
+
+static void close_each(const int *fds, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
 
 /* "name=value\n" lines. 0 or -EINVAL, said in the log. */
 static int config_from_text(struct fm_config *config, char *text)
@@ -250,14 +308,14 @@ static void runtime_serve(struct agent_runtime *runtime)
 	runtime->refill = true;
 }
 
-static int handle_hello(struct agent_runtime *runtime, const char *text, int fd)
+static int handle_hello(struct agent_runtime *runtime, const char *text, int fd, int life)
 {
 	struct agent *agent = runtime->source.agent;
 	if (runtime->attached) {
-		if (fd >= 0)
-			close(fd);
+		close_each((int[]){fd, life}, 2);
 		return -EPROTO;
 	}
+	runtime->life = life;
 	AGENT_DIE("hello");
 	int error = runtime_attach(runtime, text, fd);
 	if (error != 0)
@@ -352,13 +410,13 @@ static int handle_suspect(struct agent_runtime *runtime, int64_t index)
 	return 0;
 }
 
-/* 0, or -errno: the connection is to be closed. Takes fd over. */
-static int handle_message(struct agent_runtime *runtime, struct mailbox_message *message, int fd)
+/* 0, or -errno: the connection is to be closed. Takes the descriptors over. */
+static int handle_message(
+	struct agent_runtime *runtime, struct mailbox_message *message, const int *fds)
 {
 	if (message->kind == MAILBOX_HELLO)
-		return handle_hello(runtime, message->text, fd);
-	if (fd >= 0)
-		close(fd);
+		return handle_hello(runtime, message->text, fds[0], fds[1]);
+	close_each(fds, MAILBOX_FDS_MAX);
 	switch (message->kind) {
 	case MAILBOX_STATS:
 		return handle_stats(runtime);
@@ -388,18 +446,22 @@ static void runtime_ready(struct agent_source *source, uint32_t events)
 {
 	static struct mailbox_message message;
 	struct agent_runtime *runtime = FM_CONTAINER_OF(source, struct agent_runtime, source);
-	int fd;
+	int fds[MAILBOX_FDS_MAX];
 	if ((events & EPOLLOUT) != 0)
 		text_send(runtime);
 	if ((events & ~(uint32_t)EPOLLOUT) == 0)
 		return;
-	int error = mailbox_receive(source->fd, &message, &fd);
+	int error = mailbox_receive_fds(source->fd, &message, fds);
 	if (error == -EAGAIN)
 		return;
 	if (error == 0)
-		error = handle_message(runtime, &message, fd);
+		error = handle_message(runtime, &message, fds);
 	if (error == 0)
 		return;
+	if (error == -ECONNRESET && runtime->attached && runtime_has_family(runtime)) {
+		runtime_outlive(runtime, clock_now_ns());
+		return;
+	}
 	if (error != -ECONNRESET)
 		log_warn("agent: connection closed pid=%lld error=%d", (long long)runtime->pid,
 			error);
@@ -417,7 +479,7 @@ static struct agent_runtime *runtime_make(struct agent *agent, int fd)
 		return NULL;
 	}
 	runtime->source.ready = runtime_ready;
-	runtime->place = -1;
+	runtime->place = runtime->life = -1;
 	if (agent_watch(agent, &runtime->source, fd) != 0) {
 		close(fd);
 		free(runtime);
@@ -446,10 +508,11 @@ static void runtime_restore(struct agent *agent, int place)
 	agent->places[place] = true;
 	struct agent_runtime *runtime = runtime_make(agent, held->connection);
 	if (runtime == NULL) {
-		close(held->catalog);
+		close_each((int[]){held->catalog, held->life}, 2);
 		return;
 	}
 	runtime->place = place;
+	runtime->life = held->life;
 	int error = runtime_attach(runtime, held->text, held->catalog);
 	if (error != 0) {
 		log_error("agent: a catalog cannot be adopted error=%d", error);

@@ -100,7 +100,8 @@ int supervisor_receive(int socket, struct supervisor_message *message, int fds[S
 		.msg_control = control.space,
 		.msg_controllen = sizeof control.space};
 	ssize_t length;
-	fds[0] = fds[1] = -1;
+	for (unsigned i = 0; i < SUPERVISOR_FDS_MAX; i++)
+		fds[i] = -1;
 	do {
 		length = recvmsg(socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	} while (length < 0 && errno == EINTR);
@@ -114,7 +115,7 @@ int supervisor_receive(int socket, struct supervisor_message *message, int fds[S
 	return 0;
 }
 
-static void close_both(int fds[SUPERVISOR_FDS_MAX])
+static void close_all(int fds[SUPERVISOR_FDS_MAX])
 {
 	for (unsigned i = 0; i < SUPERVISOR_FDS_MAX; i++)
 		if (fds[i] >= 0)
@@ -124,16 +125,17 @@ static void close_both(int fds[SUPERVISOR_FDS_MAX])
 /* ---- what a worker orders ---- */
 
 static void order_keep(
-	struct supervisor *supervisor, const struct supervisor_message *message, int fds[2])
+	struct supervisor *supervisor, const struct supervisor_message *message, int fds[])
 {
 	struct supervisor_runtime *runtime = &supervisor->runtimes[message->index];
 	if (runtime->held || fds[0] < 0 || fds[1] < 0 || message->length == 0 ||
 		message->text[message->length - 1] != '\0') {
-		close_both(fds);
+		close_all(fds);
 		return;
 	}
 	runtime->connection = fds[0];
 	runtime->catalog = fds[1];
+	runtime->life = fds[2];
 	memcpy(runtime->text, message->text, message->length);
 	runtime->held = true;
 }
@@ -145,6 +147,8 @@ static void order_drop(struct supervisor *supervisor, unsigned index)
 		return;
 	close(runtime->connection);
 	close(runtime->catalog);
+	if (runtime->life >= 0)
+		close(runtime->life);
 	runtime->held = false;
 }
 
@@ -161,7 +165,7 @@ static void order_node(struct supervisor *supervisor, struct supervisor_message 
 	node->tell_started = true;
 }
 
-static void order_run(struct supervisor *supervisor, struct supervisor_message *message, int fds[2])
+static void order_run(struct supervisor *supervisor, struct supervisor_message *message, int fds[])
 {
 	FM_BUILD_ASSERT(AGENT_RUNTIMES_MAX == AGENT_MEMBERS_MAX, "one bound for the index");
 	switch (message->index < AGENT_MEMBERS_MAX ? message->kind : 0) {
@@ -183,7 +187,7 @@ static void order_run(struct supervisor *supervisor, struct supervisor_message *
 	default:
 		break;
 	}
-	close_both(fds);
+	close_all(fds);
 }
 
 /* False when there is none. */

@@ -70,11 +70,15 @@ static uint64_t column_peek(
 }
 
 /* A spanset that somebody may still read: by a reference, or who claimed it (repack, which reads on
- * though the last reference may go meanwhile). R1 keeps its places as they are. */
-static bool column_hdr_needed(uint64_t hdr)
+ * though the last reference may go meanwhile), or a forked child whose words are those of its fork.
+ * R1 keeps its places as they are. */
+static bool column_hdr_needed(const struct catalog *catalog, uint64_t hdr)
 {
 	enum record_state state = record_hdr_state(hdr);
-	return state == RECORD_CLAIMED || (state == RECORD_STABLE && record_hdr_live(hdr) != 0);
+	if (state == RECORD_CLAIMED || (state == RECORD_STABLE && record_hdr_live(hdr) != 0))
+		return true;
+	return (state == RECORD_STABLE || state == RECORD_LIMBO) &&
+	       atomic_load_explicit(&catalog->header->pinned, memory_order_acquire) != 0;
 }
 
 bool column_record_group(const struct catalog *catalog, uint32_t ssid, uint32_t *group)
@@ -83,7 +87,7 @@ bool column_record_group(const struct catalog *catalog, uint32_t ssid, uint32_t 
 	uint32_t stride;
 	uint64_t hdr = column_peek(catalog, ssid, &r, &stride);
 	*group = record_hdr_group(hdr);
-	return column_hdr_needed(hdr);
+	return column_hdr_needed(catalog, hdr);
 }
 
 bool column_read_record(const struct catalog *catalog, uint32_t group, uint32_t ssid,
@@ -93,7 +97,7 @@ bool column_read_record(const struct catalog *catalog, uint32_t group, uint32_t 
 	struct record r;
 	uint32_t stride;
 	uint64_t hdr = column_peek(catalog, ssid, &r, &stride);
-	if (!column_hdr_needed(hdr) || record_hdr_group(hdr) != group ||
+	if (!column_hdr_needed(catalog, hdr) || record_hdr_group(hdr) != group ||
 		!column_group_good(catalog, group))
 		return false;
 	const struct catalog_group *g = &catalog->groups[group];
@@ -102,7 +106,7 @@ bool column_read_record(const struct catalog *catalog, uint32_t group, uint32_t 
 	memcpy(copy.bytes, r.bytes, stride);
 	atomic_thread_fence(memory_order_acquire);
 	uint64_t after = record_load(r);
-	if (!column_hdr_needed(after) || record_hdr_group(after) != group ||
+	if (!column_hdr_needed(catalog, after) || record_hdr_group(after) != group ||
 		((after ^ hdr) & 0xffff) != 0)
 		return false; /* freed meanwhile, perhaps used anew */
 	r.bytes = copy.bytes;

@@ -10,8 +10,8 @@
  * pair. A worker may die between any two messages; what it had sent by then counts.
  *
  *   worker -> supervisor   START (program, arguments, log), SIGNAL, ADOPT (node-INDEX is served by
- *                          a process that is not our child), KEEP (a runtime's connection and
- *                          catalog; text: its HELLO), DROP, END (with the tree's lock, held)
+ *                          a process that is not our child), KEEP (a runtime's connection,
+ *                          catalog and life; text: its HELLO), DROP, END (with the tree's lock, held)
  *   supervisor -> worker   STARTED (value: pid or -errno; a started one's ready pipe comes along,
  *                          an adopted one's does not), ENDED
  */
@@ -25,7 +25,7 @@
 #include "farmem/agent/agent.h"
 
 #define SUPERVISOR_TEXT_MAX 4096 /* that of a HELLO */
-#define SUPERVISOR_FDS_MAX 2
+#define SUPERVISOR_FDS_MAX 3
 
 enum supervisor_kind {
 	SUPERVISOR_START = 1,
@@ -47,10 +47,10 @@ struct supervisor_message {
 	char text[SUPERVISOR_TEXT_MAX];
 };
 
-/* A runtime's two descriptors. */
+/* A runtime's descriptors. life: -1 if it gave none. */
 struct supervisor_runtime {
 	bool held;
-	int connection, catalog;
+	int connection, catalog, life;
 	char text[SUPERVISOR_TEXT_MAX];
 };
 

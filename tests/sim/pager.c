@@ -196,11 +196,12 @@ static int sim_give_back(struct pager *p, uint32_t slot, uint32_t page)
 	return 0;
 }
 
-static void sim_unshare(struct pager *p, uint32_t page)
+static void sim_unshare(struct pager *p, uint32_t page, uint32_t count)
 {
 	(void)p;
 	sim_yield();
-	sim_page(page)->shared = false;
+	for (uint32_t i = 0; i < count; i++)
+		sim_page(page + i)->shared = false;
 }
 
 static int sim_install(struct pager *p, uint32_t page, const uint8_t *bytes)

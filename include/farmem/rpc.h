@@ -15,6 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 #define FM_RPC_MESSAGE_BYTES_MAX 65536u
 #define FM_RPC_NO_RETRIES 4294967295u
@@ -109,6 +110,9 @@ struct fm_rpc_server_options {
 	unsigned workers;    /* default 1 */
 	unsigned queue_max;  /* waiting per worker; more are refused. Default 64 */
 	uint64_t quantum_ns; /* default 10 us; UINT64_MAX: handlers are never put aside */
+	/* Not 0: handlers may sleep or run long. Receiving then has a thread of its own even with
+	 * one worker; that costs a hand-over per request. */
+	int handlers_block;
 	const char
 		*probe; /* who answers probes: auto (default), tc, xdp, xdp-generic, user, none */
 	const char *probe_allow; /* "10.0.0.0/8,..": who may ask; default everybody */
@@ -122,6 +126,7 @@ int fm_rpc_server_stats(struct fm_rpc_server *server, char *text, size_t size);
 /* In long handlers, every few microseconds, never while holding a lock. */
 void fm_rpc_poll_point(void);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -4,6 +4,10 @@ fm_room(urpc SOURCES urpc_address.c urpc_client.c urpc_client_receive.c urpc_dis
 	DEPS base LIBS Threads::Threads)
 
 fm_test(urpc_test SOURCES urpc_test.c DEPS urpc base LABELS unit)
+fm_test(urpc_parts_test SOURCES urpc_parts_test.c DEPS urpc base LABELS unit)
+# the other way to switch stacks, for machines without one of ours
+fm_test(urpc_parts_ucontext_test SOURCES urpc_parts_test.c urpc_fiber.c DEPS urpc base LABELS unit)
+target_compile_definitions(urpc_parts_ucontext_test PRIVATE URPC_FIBER_UCONTEXT)
 fm_test(urpc_server_test SOURCES urpc_server_test.c DEPS urpc base LABELS unit)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the sources once more, so that the fuzzer sees their branches

@@ -10,9 +10,7 @@
  * System calls are made by syscall(2): libc's own are cancellation points, which in a process with
  * threads costs two locked instructions each, a twentieth of a round trip.
  *
- * A server takes the kernel's time of arrival (SO_TIMESTAMPNS, wall clock) and turns it into
- * monotonic time by its age; whatever the wall clock did in between, the packet came after the
- * socket was last seen empty and before now, and is held to that.
+ * A server takes the kernel's time of arrival (SO_TIMESTAMPNS): rpc/urpc_stamps.h.
  */
 #include <errno.h>
 #include <poll.h>
@@ -26,13 +24,13 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "rpc/urpc_link.h"
+#include "rpc/urpc_stamps.h"
 
 #define RECEIVE_BUFFER_BYTES (4 << 20)
 #define SEND_BUFFER_BYTES (1 << 20)
 #define CONTROL_BYTES 128
 #define UNIT_UNIX 16384u
-#define SLEEP_NS_MIN 2500u      /* a receive that took longer had to wait */
-#define WALL_PERIOD_NS 1000000u /* the wall clock is looked at once in so long */
+#define SLEEP_NS_MIN 2500u /* a receive that took longer had to wait */
 
 struct socket_link {
 	struct urpc_link link;
@@ -40,7 +38,7 @@ struct socket_link {
 	bool any_address; /* listens on all of the machine's: answers must leave by the right one */
 	bool owns_path;
 	uint64_t wake_cookie;
-	uint64_t empty_ns; /* last seen empty */
+	struct urpc_stamps stamps;
 	uint64_t wall_ahead_ns,
 		wall_looked_ns; /* wall clock minus monotonic clock, and as of when */
 	unsigned expected;      /* datagrams at the next receive: doubles while they come */
@@ -83,21 +81,6 @@ static uint64_t wall_now_ns(void)
 	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
-/* The head of the file, fourth paragraph. */
-static uint64_t socket_arrival(struct socket_link *s, uint64_t stamp_ns, uint64_t now_ns)
-{
-	for (unsigned try = 0; try < 2; try++) {
-		uint64_t arrival_ns = stamp_ns - s->wall_ahead_ns;
-
-		if (arrival_ns >= s->empty_ns && arrival_ns <= now_ns)
-			return arrival_ns;
-		s->wall_ahead_ns = wall_now_ns() - now_ns; /* stepped: look again */
-		s->wall_looked_ns = now_ns;
-	}
-	/* received before the step, looked at after it */
-	return stamp_ns - s->wall_ahead_ns > now_ns ? now_ns : s->empty_ns;
-}
-
 static void socket_read_control(struct socket_link *s, struct msghdr *message, uint64_t now_ns,
 	struct urpc_received *received)
 {
@@ -107,7 +90,7 @@ static void socket_read_control(struct socket_link *s, struct msghdr *message, u
 			struct timespec stamp;
 
 			memcpy(&stamp, CMSG_DATA(c), sizeof(stamp));
-			received->arrival_ns = socket_arrival(s,
+			received->arrival_ns = urpc_stamps_arrival(&s->stamps,
 				(uint64_t)stamp.tv_sec * NS_PER_S + (uint64_t)stamp.tv_nsec,
 				now_ns);
 		} else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
@@ -127,10 +110,8 @@ static void socket_read_control(struct socket_link *s, struct msghdr *message, u
 
 static void socket_take(struct socket_link *s, struct urpc_batch *batch, unsigned count)
 {
-	if (s->stamped && batch->now_ns - s->wall_looked_ns >= WALL_PERIOD_NS) {
-		s->wall_ahead_ns = wall_now_ns() - batch->now_ns;
-		s->wall_looked_ns = batch->now_ns;
-	}
+	if (s->stamped)
+		urpc_stamps_refresh(&s->stamps, batch->now_ns);
 	for (unsigned i = 0; i < count; i++) {
 		struct urpc_received *received = &batch->at[i];
 		struct msghdr *message = &s->messages[i].msg_hdr;
@@ -204,7 +185,7 @@ static int socket_receive(struct urpc_link *link, struct urpc_batch *batch, uint
 		s->expected = (unsigned)FM_MAX(n, 1);
 		if (n > 0)
 			socket_take(s, batch, (unsigned)n);
-		s->empty_ns = batch->now_ns;
+		s->stamps.empty_ns = batch->now_ns;
 		return error == 0 || error == EAGAIN || error == EINTR ? FM_MAX(n, 0) : -error;
 	}
 	socket_take(s, batch, (unsigned)n);
@@ -432,7 +413,7 @@ int urpc_socket_open(const struct urpc_address *address, bool listen, struct urp
 	if (r)
 		goto close;
 	socket_tune(s, listen);
-	s->empty_ns = clock_now_ns();
+	s->stamps = (struct urpc_stamps){.wall_now_ns = wall_now_ns, .empty_ns = clock_now_ns()};
 	*link = &s->link;
 	return 0;
 close:

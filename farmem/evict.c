@@ -65,7 +65,6 @@ static void evict_unlock(struct stripe *st)
 	atomic_store_explicit(&st->take_lock, 0, memory_order_release);
 }
 
-/* The hand's next page in this stripe, wrapping; pages of other stripes are jumped over. */
 /* Pages may go from here on: inside the gate, with the hand ours. */
 static bool evict_begin(struct stripe *st, bool wait)
 {
@@ -85,6 +84,7 @@ static void evict_end(struct stripe *st)
 	gate_leave(&st->gate);
 }
 
+/* The hand's next page in this stripe, wrapping; pages of other stripes are jumped over. */
 static uint32_t evict_hand_next(const struct stripe *st, uint32_t page)
 {
 	uint32_t end = atomic_load_explicit(&st->pages_end, memory_order_acquire);
@@ -147,7 +147,6 @@ static void evict_taken(struct stripe *st, uint32_t page)
 	FM_ASSERT(swapped);
 }
 
-/* Brings a claimed run into staging; returns how many pages went. */
 /* Takes pages that a fork shares as well: those are made ours alone first, all at once. */
 static int evict_move(
 	struct stripe *st, uint32_t page, uint32_t count, uint32_t slot, uint32_t *done)
@@ -163,6 +162,7 @@ static int evict_move(
 	return rc;
 }
 
+/* Brings a claimed run into staging; returns how many pages went. */
 static uint32_t evict_take_pages(struct stripe *st, uint32_t page, uint32_t count, uint32_t slot)
 {
 	struct pager *p = st->pager;
@@ -284,8 +284,8 @@ static void evict_publish(struct stripe *st, unsigned count, const struct span_w
 {
 	_Atomic uint64_t *words = evict_words(st);
 	bool moves = st->pager->moves;
-	for (unsigned i = 0; i < count; i++)
 	gate_enter(&st->gate);
+	for (unsigned i = 0; i < count; i++)
 		gone[i] = span_swap(words, (struct page_id){pages[i]}, sealed[i],
 			moves ? far[i] : span_turned(sealed[i], SPAN_DROPPING, 0));
 	for (unsigned i = 0, run = 0; !moves && i < count; i++) {
@@ -309,8 +309,8 @@ static void evict_publish(struct stripe *st, unsigned count, const struct span_w
 		if (gone[i])
 			atomic_fetch_add_explicit(
 				&st->core->budget.far_pages, 1, memory_order_relaxed);
-}
 	gate_leave(&st->gate);
+}
 
 /* Sealed bytes that equal what the nodes still hold need no write: back to the old far copy. */
 static bool evict_clean(struct stripe *st, uint32_t slot, struct span_word sealed)

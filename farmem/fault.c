@@ -175,14 +175,14 @@ static bool fault_may_fetch(struct fault_handler *h)
 		(int64_t)atomic_load_explicit(&core->budget.limit_pages, memory_order_relaxed);
 	if (fm_likely(budget_room(core) > -FAULT_OVERDRAFT(limit)))
 		return true;
+	if (gate_is_closed(&h->st->gate))
+		return true;
 	evict_call(h->st);
 	/* With the nodes full nobody else makes room: each page fetched frees a little of theirs.
 	 */
 	return evict_drop_clean(h->st, h->private_slot) ||
 	       atomic_load_explicit(&h->st->full, memory_order_relaxed);
 }
-	if (gate_is_closed(&h->st->gate))
-		return true;
 
 static bool fault_begin_fetch(
 	struct fault_handler *h, uint32_t page, struct span_word w, bool ahead)

@@ -289,12 +289,12 @@ static int runtime_build(struct runtime *rt)
 	rt->core.report_suspect = agent_link_suspect;
 	rt->core.report_wanted = agent_link_wanted;
 	rt->core.reporter = rt;
-	rc = runtime_make_catalog(rt, moves);
-	if (rc == 0)
 	void *life;
 	rt->life = fork_token_memfd("farmem-life", &life);
 	if (rt->life < 0)
 		return rt->life;
+	rc = runtime_make_catalog(rt, moves);
+	if (rc == 0)
 		rc = core_open(&rt->core, runtime_budget_pages(rt));
 	for (unsigned i = 0; rc == 0 && i < rt->stripe_count; i++)
 		rc = runtime_open_stripe(rt, i, moves);
@@ -319,14 +319,14 @@ void runtime_publish_gauges(struct runtime *rt)
 	s->retained_bytes = PAGES(retained_pages);
 #undef PAGES
 	s->budget_bytes = atomic_load(&b->limit_pages) * FM_PAGE_SIZE;
-}
-
 	const struct catalog_header *h = rt->core.catalog.header;
 	if (!rt->core.reader)
 		s->pinned_bytes = atomic_load(&h->pinned) == 0
 					  ? 0
 					  : record_limbo_count(&rt->core) *
 						    (h->code_k + h->code_m) * FM_PAGE_SIZE;
+}
+
 /*
  * Until memory handed out is registered from the start, or that has failed. Milliseconds: the
  * descriptors are the runtime's, so an evictor does it (runtime_register).

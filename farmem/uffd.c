@@ -397,6 +397,14 @@ int uffd_open(struct uffd *u, uint8_t *range, uint32_t staging_slots, bool moves
 	return moves ? uffd_register_memory(u, u->pager.staging, u->staging_bytes) : 0;
 }
 
+int uffd_reopen(struct uffd *u)
+{
+	u->fd = uffd_new();
+	if (u->fd < 0)
+		return u->fd;
+	return uffd_handshake(u);
+}
+
 int uffd_register(struct uffd *u, uint64_t page, uint64_t count)
 {
 	return uffd_register_memory(u, uffd_address(u, page), count * FM_PAGE_SIZE);
@@ -428,11 +436,3 @@ void uffd_sleep(struct uffd *u, uint64_t timeout_ns)
 		.tv_nsec = (long)(timeout_ns % NS_PER_S)};
 	(void)ppoll(&p, 1, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
 }
-int uffd_reopen(struct uffd *u)
-{
-	u->fd = uffd_new();
-	if (u->fd < 0)
-		return u->fd;
-	return uffd_handshake(u);
-}
-

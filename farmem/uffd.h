@@ -37,13 +37,13 @@ int uffd_probe(struct uffd_features *features) FM_MUST_USE;
 /* range: address of page 0. moves: use MOVE (the kernel has it). Descriptors are opened on the
  * calling thread. */
 int uffd_open(struct uffd *u, uint8_t *range, uint32_t staging_slots, bool moves) FM_MUST_USE;
+/* In a forked child: a userfaultfd of its own, and the parent's staging as the fork found it. */
+int uffd_reopen(struct uffd *u) FM_MUST_USE;
 /* Registers pages; from now on missing ones fault to this uffd. Also MADV_DONTFORK: a child must
  * not read zeros. */
 int uffd_register(struct uffd *u, uint64_t page, uint64_t count) FM_MUST_USE;
 /* The kernel's madvise itself: the name may lead to the malloc front's, which would come back to
  * us. 0 or -errno. */
-/* In a forked child: a userfaultfd of its own, and the parent's staging as the fork found it. */
-int uffd_reopen(struct uffd *u) FM_MUST_USE;
 int uffd_advise(void *memory, uint64_t bytes, int advice) FM_MUST_USE;
 /* Makes pages missing, mlocked ones too: they read as zeros. 0 or -errno. */
 int uffd_drop_memory(uint8_t *at, uint64_t bytes) FM_MUST_USE;

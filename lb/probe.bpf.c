@@ -77,28 +77,60 @@ struct {
 	__uint(value_size, sizeof(struct probe_counters));
 } probe_counted SEC(".maps");
 
-/* A whole frame on the stack, padded in front so that every field is aligned. */
-struct probe_frame4 {
-	__u8 pad[6];
-	struct ethhdr eth;
-	struct iphdr ip;
-	struct udphdr udp;
-	struct probe_packet probe;
+/*
+ * The headers of a frame, padded in front so that all fields are aligned. They are read by their
+ * names and written in whole words: before Linux 6.8 the verifier lets a program without
+ * CAP_PERFMON not write a part of a word on the stack whose value it knows.
+ */
+union probe_headers4 {
+	__u64 words[6];
+	struct {
+		__u8 pad[2];
+		struct ethhdr eth;
+		struct iphdr ip;
+		struct udphdr udp;
+	};
 };
-struct probe_frame6 {
-	__u8 pad[2];
-	struct ethhdr eth;
-	struct ipv6hdr ip;
-	struct udphdr udp;
-	struct probe_packet probe;
+union probe_headers6 {
+	__u64 words[8];
+	struct {
+		__u8 pad[2];
+		struct ethhdr eth;
+		struct ipv6hdr ip;
+		struct udphdr udp;
+	};
 };
-#define PROBE_FRAME4_BYTES (sizeof(struct probe_frame4) - 6)
-#define PROBE_FRAME6_BYTES (sizeof(struct probe_frame6) - 2)
-_Static_assert(PROBE_FRAME4_BYTES == 82 && PROBE_FRAME6_BYTES == 102, "no holes");
-_Static_assert(__builtin_offsetof(struct probe_frame4, udp) == 40, "no holes");
-_Static_assert(__builtin_offsetof(struct probe_frame6, udp) == 56, "no holes");
-#define PROBE_CHECK4_OFFSET (__builtin_offsetof(struct probe_frame4, udp.check) - 6)
-#define PROBE_CHECK6_OFFSET (__builtin_offsetof(struct probe_frame6, udp.check) - 2)
+union probe_payload {
+	__u64 words[PROBE_BYTES / sizeof(__u64)];
+	struct probe_packet packet;
+};
+union probe_route {
+	__u64 words[sizeof(struct bpf_fib_lookup) / sizeof(__u64)];
+	struct bpf_fib_lookup fib;
+};
+union probe_source {
+	__u64 words[3];
+	struct {
+		__u32 pad;
+		struct probe_prefix prefix;
+	};
+};
+#define PROBE_PAD_BYTES 2
+#define PROBE_HEADERS4_BYTES (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr))
+#define PROBE_HEADERS6_BYTES                                                                       \
+	(sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + sizeof(struct udphdr))
+#define PROBE_FRAME4_BYTES (PROBE_HEADERS4_BYTES + PROBE_BYTES)
+#define PROBE_FRAME6_BYTES (PROBE_HEADERS6_BYTES + PROBE_BYTES)
+#define PROBE_CHECK_BYTES 2 /* the last ones of the UDP header */
+_Static_assert(__builtin_offsetof(union probe_headers4, udp) == 36, "no holes");
+_Static_assert(__builtin_offsetof(union probe_headers6, udp) == 56, "no holes");
+_Static_assert(__builtin_offsetof(struct bpf_fib_lookup, ifindex) == 8, "words[1]");
+_Static_assert(__builtin_offsetof(struct bpf_fib_lookup, ipv4_src) == 16, "words[2]");
+_Static_assert(__builtin_offsetof(struct bpf_fib_lookup, ipv4_dst) == 32, "words[4]");
+_Static_assert(__builtin_offsetof(struct load_report, free_bytes) == 16, "words[2]");
+_Static_assert(__builtin_offsetof(struct load_report, delay_ns) == 24, "words[3]");
+_Static_assert(__builtin_offsetof(struct probe_packet, epoch) == 16, "words[2]");
+_Static_assert(__builtin_offsetof(struct probe_packet, in_flight) == 32, "words[4]");
 
 enum probe_verdict { PROBE_PASSED, PROBE_REFUSED, PROBE_ANSWERED };
 
@@ -118,48 +150,6 @@ static __always_inline __u16 probe_fold(__s64 sum)
 	return (__u16)~folded;
 }
 
-/* The header as it should be with a TTL of its own: routers on the way have used up the old one. */
-static __always_inline void probe_turn_ip4(struct iphdr *ip)
-{
-	__be32 source = ip->saddr;
-
-	ip->saddr = ip->daddr;
-	ip->daddr = source;
-	ip->tos = 0;
-	ip->id = 0;
-	ip->frag_off = bpf_htons(PROBE_DONT_FRAGMENT);
-	ip->ttl = PROBE_TTL;
-	ip->check = 0;
-	ip->check = probe_fold(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
-}
-
-static __always_inline void probe_turn_ip6(struct ipv6hdr *ip)
-{
-	struct in6_addr source = ip->saddr;
-
-	ip->saddr = ip->daddr;
-	ip->daddr = source;
-	*(__be32 *)ip = bpf_htonl(0x60000000); /* version 6, no class, no flow */
-	ip->hop_limit = PROBE_TTL;
-}
-
-static __always_inline void probe_turn_ethernet(struct ethhdr *eth)
-{
-	__u8 source[ETH_ALEN];
-
-	__builtin_memcpy(source, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, source, ETH_ALEN);
-}
-
-static __always_inline void probe_turn_udp(struct udphdr *udp)
-{
-	__be16 source = udp->source;
-
-	udp->source = udp->dest;
-	udp->dest = source;
-}
-
 /* Keeps loads in program order where the CPU does not. */
 static __always_inline void probe_load_barrier(void)
 {
@@ -170,60 +160,64 @@ static __always_inline void probe_load_barrier(void)
 	barrier();
 }
 
-/* load_read() of rpc/load.h in this machine's words. False: stale or never written. */
-static __always_inline bool probe_read_slot(struct load_slot *slot, struct probe_packet *answer)
+/* load_read() of rpc/load.h in this machine's words. Stale or never written: LOAD_UNHEALTHY. */
+static __always_inline void probe_read_slot(struct load_slot *slot, struct load *load)
 {
 	volatile __u64 *version = (volatile __u64 *)&slot->version;
-	struct load_report report;
-	__u64 before, now_ns, waited_ns = 0;
+	__u64 before, now_ns, stamp_ns, since_ns, free_bytes, rest, delay_ns;
 
+	load->flags = LOAD_UNHEALTHY;
+	load->delay_ns = load->in_flight = 0;
+	load->free_bytes = 0;
 	for (int i = 0; i < LOAD_READ_TRIES_MAX; i++) {
+		volatile __u64 *words;
+
 		before = *version;
 		if (before == 0)
-			return false;
+			return;
 		probe_load_barrier();
-		__builtin_memcpy(&report, &slot->reports[before & 1], sizeof(report));
+		words = (volatile __u64 *)&slot->reports[before & 1];
+		stamp_ns = words[0];
+		since_ns = words[1];
+		free_bytes = words[2];
+		rest = words[3];
 		probe_load_barrier();
 		if (*version != before)
 			continue;
 		now_ns = bpf_ktime_get_ns() + (__u64)probe_clock_offset;
-		if (now_ns > report.stamp_ns && now_ns - report.stamp_ns > LOAD_STALE_NS)
-			return false;
-		if (report.waiting_since_ns != 0 && now_ns > report.waiting_since_ns)
-			waited_ns = now_ns - report.waiting_since_ns;
-		if (waited_ns > 0xffffffff)
-			waited_ns = 0xffffffff;
-		answer->delay_ns = report.delay_ns;
-		if (waited_ns > report.delay_ns)
-			answer->delay_ns = (__u32)waited_ns;
-		answer->in_flight = report.in_flight;
-		answer->flags = report.flags;
-		answer->free_bytes = report.free_bytes;
-		return true;
+		if (now_ns > stamp_ns && now_ns - stamp_ns > LOAD_STALE_NS)
+			return;
+		delay_ns = (__u32)rest;
+		if (since_ns != 0 && now_ns > since_ns && now_ns - since_ns > delay_ns)
+			delay_ns = now_ns - since_ns;
+		load->delay_ns = delay_ns > 0xffffffff ? 0xffffffff : (__u32)delay_ns;
+		load->in_flight = (__u16)(rest >> 32);
+		load->flags = (__u16)(rest >> 48);
+		load->free_bytes = free_bytes;
+		return;
 	}
-	return false;
 }
 
 static __always_inline enum probe_verdict probe_make_answer(
-	const struct probe_packet *question, struct probe_packet *answer)
+	const union probe_payload *question, union probe_payload *answer)
 {
 	struct probe_counters *counters = probe_counters();
 	struct load_slot *slot;
+	struct load load;
 	__u32 key = 0;
 
 	slot = bpf_map_lookup_elem(&probe_slots, &key);
 	if (slot == NULL || counters == NULL)
 		return PROBE_PASSED;
-	__builtin_memset(answer, 0, sizeof(*answer));
-	answer->magic = PROBE_MAGIC;
-	answer->version = PROBE_VERSION;
-	answer->kind = PROBE_ANSWER;
-	answer->cookie = question->cookie;
-	answer->epoch = slot->epoch;
-	if (!probe_read_slot(slot, answer)) {
-		answer->flags = LOAD_UNHEALTHY;
+	probe_read_slot(slot, &load);
+	answer->words[0] = PROBE_MAGIC | (__u64)PROBE_VERSION << 32 | (__u64)PROBE_ANSWER << 40 |
+			   (__u64)load.flags << 48;
+	answer->words[1] = question->words[1]; /* the cookie */
+	answer->words[2] = slot->epoch | (__u64)load.delay_ns << 32;
+	answer->words[3] = load.free_bytes;
+	answer->words[4] = load.in_flight;
+	if ((load.flags & LOAD_UNHEALTHY) != 0)
 		counters->stale++;
-	}
 	counters->answered++;
 	return PROBE_ANSWERED;
 }
@@ -247,11 +241,11 @@ static __always_inline bool probe_is_question(const struct probe_packet *packet)
 	return false;
 }
 
-static __always_inline bool probe_is_allowed(const struct probe_prefix *source)
+static __always_inline bool probe_is_allowed(const union probe_source *source)
 {
 	struct probe_counters *counters;
 
-	if (!probe_filters || bpf_map_lookup_elem(&probe_allowed, source) != NULL)
+	if (!probe_filters || bpf_map_lookup_elem(&probe_allowed, &source->prefix) != NULL)
 		return true;
 	counters = probe_counters();
 	if (counters != NULL)
@@ -260,12 +254,10 @@ static __always_inline bool probe_is_allowed(const struct probe_prefix *source)
 }
 
 /* Not to be passed on to another host (invariant 3)? The kernel's own routing table knows. */
-static __always_inline bool probe_is_for_us(void *context, struct bpf_fib_lookup *route)
+static __always_inline bool probe_is_for_us(void *context, union probe_route *route)
 {
-	long verdict;
+	long verdict = bpf_fib_lookup(context, &route->fib, sizeof(route->fib), 0);
 
-	route->l4_protocol = IPPROTO_UDP;
-	verdict = bpf_fib_lookup(context, route, sizeof(*route), 0);
 	return verdict == BPF_FIB_LKUP_RET_NOT_FWDED || verdict == BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
@@ -284,115 +276,155 @@ static __always_inline bool probe_is_unicast6(const struct in6_addr *address)
 	       (words[0] | words[1] | words[2] | words[3]) != 0;
 }
 
-/* frame: as it came, PROBE_FRAME4_BYTES of it. PROBE_ANSWERED: *answer is to be sent instead. */
-static __always_inline enum probe_verdict probe_answer4(
-	void *context, __u32 interface, struct probe_frame4 *frame, struct probe_packet *answer)
+static __always_inline bool probe_is_plain4(const union probe_headers4 *in)
 {
-	struct iphdr *ip = &frame->ip;
-	struct probe_prefix source = {.bits = 128, .address = {[10] = 0xff, [11] = 0xff}};
-	struct bpf_fib_lookup route = {.family = PROBE_AF_INET, .ifindex = interface};
-
-	if (frame->eth.h_proto != bpf_htons(ETH_P_IP) || *(__u8 *)ip != 0x45 ||
-		ip->protocol != IPPROTO_UDP || frame->udp.dest != probe_port_be ||
-		(ip->frag_off & bpf_htons(PROBE_FRAGMENT_MASK)) != 0 ||
-		ip->tot_len != bpf_htons(sizeof(*ip) + PROBE_UDP_BYTES) ||
-		frame->udp.len != bpf_htons(PROBE_UDP_BYTES) || frame->udp.source == 0)
-		return PROBE_PASSED;
-	if (!probe_is_unicast4(ip->saddr) || !probe_is_unicast4(ip->daddr) ||
-		probe_fold(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0)) != 0 ||
-		!probe_is_question(&frame->probe))
-		return PROBE_PASSED;
-	route.ipv4_src = ip->saddr;
-	route.ipv4_dst = ip->daddr;
-	if (!probe_is_for_us(context, &route))
-		return PROBE_PASSED;
-	__builtin_memcpy(&source.address[12], &ip->saddr, sizeof(ip->saddr));
-	if (!probe_is_allowed(&source))
-		return PROBE_REFUSED;
-	return probe_make_answer(&frame->probe, answer);
+	return in->eth.h_proto == bpf_htons(ETH_P_IP) && *(__u8 *)&in->ip == 0x45 &&
+	       in->ip.protocol == IPPROTO_UDP && in->udp.dest == probe_port_be &&
+	       (in->ip.frag_off & bpf_htons(PROBE_FRAGMENT_MASK)) == 0 &&
+	       in->ip.tot_len == bpf_htons(sizeof(in->ip) + PROBE_UDP_BYTES) &&
+	       in->udp.len == bpf_htons(PROBE_UDP_BYTES) && in->udp.source != 0 &&
+	       probe_is_unicast4(in->ip.saddr) && probe_is_unicast4(in->ip.daddr) &&
+	       probe_fold(bpf_csum_diff(NULL, 0, (__be32 *)&in->ip, sizeof(in->ip), 0)) == 0;
 }
 
-static __always_inline enum probe_verdict probe_answer6(
-	void *context, __u32 interface, struct probe_frame6 *frame, struct probe_packet *answer)
+static __always_inline bool probe_is_plain6(const union probe_headers6 *in)
 {
-	struct ipv6hdr *ip = &frame->ip;
-	struct probe_prefix source = {.bits = 128};
-	struct bpf_fib_lookup route = {.family = PROBE_AF_INET6, .ifindex = interface};
+	return in->eth.h_proto == bpf_htons(ETH_P_IPV6) && (*(__u8 *)&in->ip & 0xf0) == 0x60 &&
+	       in->ip.nexthdr == IPPROTO_UDP && in->udp.dest == probe_port_be &&
+	       in->ip.payload_len == bpf_htons(PROBE_UDP_BYTES) &&
+	       in->udp.len == bpf_htons(PROBE_UDP_BYTES) && in->udp.source != 0 &&
+	       in->udp.check != 0 && probe_is_unicast6(&in->ip.saddr) &&
+	       probe_is_unicast6(&in->ip.daddr);
+}
 
-	if (frame->eth.h_proto != bpf_htons(ETH_P_IPV6) || (*(__u8 *)ip & 0xf0) != 0x60 ||
-		ip->nexthdr != IPPROTO_UDP || frame->udp.dest != probe_port_be ||
-		ip->payload_len != bpf_htons(PROBE_UDP_BYTES) ||
-		frame->udp.len != bpf_htons(PROBE_UDP_BYTES) || frame->udp.source == 0 ||
-		frame->udp.check == 0)
+/* Headers and question as they came; PROBE_ANSWERED: *answer is to be sent instead. */
+static __always_inline enum probe_verdict probe_answer4(void *context, __u32 interface,
+	const union probe_headers4 *in, const union probe_payload *question,
+	union probe_payload *answer)
+{
+	union probe_source source = {
+		.words = {128ull << 32, 0, (__u64)in->ip.saddr << 32 | 0xffff0000}};
+	union probe_route route = {.words = {PROBE_AF_INET | IPPROTO_UDP << 8, interface,
+					   in->ip.saddr, 0, in->ip.daddr}};
+
+	if (!probe_is_question(&question->packet) || !probe_is_for_us(context, &route))
 		return PROBE_PASSED;
-	if (!probe_is_unicast6(&ip->saddr) || !probe_is_unicast6(&ip->daddr) ||
-		!probe_is_question(&frame->probe))
-		return PROBE_PASSED;
-	__builtin_memcpy(route.ipv6_src, &ip->saddr, sizeof(ip->saddr));
-	__builtin_memcpy(route.ipv6_dst, &ip->daddr, sizeof(ip->daddr));
-	if (!probe_is_for_us(context, &route))
-		return PROBE_PASSED;
-	__builtin_memcpy(source.address, &ip->saddr, sizeof(ip->saddr));
 	if (!probe_is_allowed(&source))
 		return PROBE_REFUSED;
-	return probe_make_answer(&frame->probe, answer);
+	return probe_make_answer(question, answer);
+}
+
+static __always_inline enum probe_verdict probe_answer6(void *context, __u32 interface,
+	const union probe_headers6 *in, const union probe_payload *question,
+	union probe_payload *answer)
+{
+	union probe_source source = {.words = {128ull << 32, in->words[3], in->words[4]}};
+	union probe_route route = {.words = {PROBE_AF_INET6 | IPPROTO_UDP << 8, interface,
+					   in->words[3], in->words[4], in->words[5], in->words[6]}};
+
+	if (!probe_is_question(&question->packet) || !probe_is_for_us(context, &route))
+		return PROBE_PASSED;
+	if (!probe_is_allowed(&source))
+		return PROBE_REFUSED;
+	return probe_make_answer(question, answer);
+}
+
+static __always_inline void probe_turn_ethernet(const __u64 *in, __u64 *out)
+{
+	out[0] = in[1] << 16;                                /* to: whom it came from */
+	out[1] = in[0] >> 16 | (in[1] & 0xffff000000000000); /* from; the protocol stays */
+}
+
+/*
+ * The headers of the answer. IP's are made anew, with a TTL of their own: routers on the way have
+ * used up the question's. Swapped addresses and ports do not change a sum.
+ */
+static __always_inline void probe_turn4(
+	const union probe_headers4 *in, union probe_headers4 *out, __u16 check)
+{
+	const __u64 first = 0x45 | (__u64)bpf_htons(sizeof(in->ip) + PROBE_UDP_BYTES) << 16 |
+			    (__u64)bpf_htons(PROBE_DONT_FRAGMENT) << 48;
+	const __u32 second = PROBE_TTL | IPPROTO_UDP << 8;
+	__s64 sum = bpf_csum_diff(NULL, 0, (__be32 *)&in->ip.saddr, 2 * sizeof(in->ip.saddr),
+		0x45 + bpf_htons(sizeof(in->ip) + PROBE_UDP_BYTES) +
+			bpf_htons(PROBE_DONT_FRAGMENT) + second);
+
+	probe_turn_ethernet(in->words, out->words);
+	out->words[2] = first;
+	out->words[3] = second | (__u64)probe_fold(sum) << 16 | (__u64)in->ip.daddr << 32;
+	out->words[4] = in->ip.saddr | (__u64)in->udp.dest << 32 | (__u64)in->udp.source << 48;
+	out->words[5] = in->udp.len | (__u64)check << 16;
+}
+
+static __always_inline void probe_turn6(
+	const union probe_headers6 *in, union probe_headers6 *out, __u16 check)
+{
+	probe_turn_ethernet(in->words, out->words);
+	/* version 6, no class, no flow */
+	out->words[2] = 0x60 | (__u64)in->ip.payload_len << 32 | (__u64)IPPROTO_UDP << 48 |
+			(__u64)PROBE_TTL << 56;
+	out->words[3] = in->words[5];
+	out->words[4] = in->words[6];
+	out->words[5] = in->words[3];
+	out->words[6] = in->words[4];
+	out->words[7] = in->udp.dest | (__u64)in->udp.source << 16 | (__u64)in->udp.len << 32 |
+			(__u64)check << 48;
 }
 
 /*
  * --- tc ingress. The UDP checksum is updated by the kernel's helper, by the difference: it alone
  * knows whether the packet carries a whole checksum or one that a device is yet to complete
- * (CHECKSUM_PARTIAL). Swapped addresses and ports do not change a sum.
+ * (CHECKSUM_PARTIAL).
  */
-static __always_inline int probe_tc_send(struct __sk_buff *skb, const void *frame, __u32 bytes,
-	__u32 check_offset, const struct probe_packet *question)
+static __always_inline int probe_tc_send(struct __sk_buff *skb, __u32 headers_bytes,
+	const union probe_payload *question, const union probe_payload *answer)
 {
-	const struct probe_packet *answer = frame + bytes - sizeof(*answer);
 	__s64 difference = bpf_csum_diff(
 		(__be32 *)question, sizeof(*question), (__be32 *)answer, sizeof(*answer), 0);
 
-	if (bpf_skb_store_bytes(skb, 0, frame, bytes, 0) != 0 ||
-		bpf_l4_csum_replace(
-			skb, check_offset, 0, (__u64)difference, BPF_F_MARK_MANGLED_0) != 0)
+	if (bpf_skb_store_bytes(skb, headers_bytes, answer, sizeof(*answer), 0) != 0 ||
+		bpf_l4_csum_replace(skb, headers_bytes - PROBE_CHECK_BYTES, 0, (__u64)difference,
+			BPF_F_MARK_MANGLED_0) != 0)
 		return TC_ACT_SHOT; /* half changed: fit for nobody */
 	return (int)bpf_redirect(skb->ifindex, 0);
 }
 
 static __always_inline int probe_tc4(struct __sk_buff *skb)
 {
-	struct probe_frame4 frame;
-	struct probe_packet answer, question;
+	union probe_headers4 in = {.words = {0}}, out;
+	union probe_payload question, answer;
 	enum probe_verdict verdict;
 
-	if (bpf_skb_load_bytes(skb, 0, &frame.eth, PROBE_FRAME4_BYTES) != 0)
+	if (bpf_skb_load_bytes(skb, 0, &in.eth, PROBE_HEADERS4_BYTES) != 0 ||
+		!probe_is_plain4(&in) ||
+		bpf_skb_load_bytes(skb, PROBE_HEADERS4_BYTES, &question, sizeof(question)) != 0)
 		return TC_ACT_UNSPEC;
-	verdict = probe_answer4(skb, skb->ifindex, &frame, &answer);
+	verdict = probe_answer4(skb, skb->ifindex, &in, &question, &answer);
 	if (verdict != PROBE_ANSWERED)
 		return verdict == PROBE_REFUSED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
-	probe_turn_ethernet(&frame.eth);
-	probe_turn_ip4(&frame.ip);
-	probe_turn_udp(&frame.udp);
-	question = frame.probe;
-	frame.probe = answer;
-	return probe_tc_send(skb, &frame.eth, PROBE_FRAME4_BYTES, PROBE_CHECK4_OFFSET, &question);
+	probe_turn4(&in, &out, in.udp.check);
+	if (bpf_skb_store_bytes(skb, 0, &out.eth, PROBE_HEADERS4_BYTES, 0) != 0)
+		return TC_ACT_UNSPEC;
+	return probe_tc_send(skb, PROBE_HEADERS4_BYTES, &question, &answer);
 }
 
 static __always_inline int probe_tc6(struct __sk_buff *skb)
 {
-	struct probe_frame6 frame;
-	struct probe_packet answer, question;
+	union probe_headers6 in = {.words = {0}}, out;
+	union probe_payload question, answer;
 	enum probe_verdict verdict;
 
-	if (bpf_skb_load_bytes(skb, 0, &frame.eth, PROBE_FRAME6_BYTES) != 0)
+	if (bpf_skb_load_bytes(skb, 0, &in.eth, PROBE_HEADERS6_BYTES) != 0 ||
+		!probe_is_plain6(&in) ||
+		bpf_skb_load_bytes(skb, PROBE_HEADERS6_BYTES, &question, sizeof(question)) != 0)
 		return TC_ACT_UNSPEC;
-	verdict = probe_answer6(skb, skb->ifindex, &frame, &answer);
+	verdict = probe_answer6(skb, skb->ifindex, &in, &question, &answer);
 	if (verdict != PROBE_ANSWERED)
 		return verdict == PROBE_REFUSED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
-	probe_turn_ethernet(&frame.eth);
-	probe_turn_ip6(&frame.ip);
-	probe_turn_udp(&frame.udp);
-	question = frame.probe;
-	frame.probe = answer;
-	return probe_tc_send(skb, &frame.eth, PROBE_FRAME6_BYTES, PROBE_CHECK6_OFFSET, &question);
+	probe_turn6(&in, &out, in.udp.check);
+	if (bpf_skb_store_bytes(skb, 0, &out.eth, PROBE_HEADERS6_BYTES, 0) != 0)
+		return TC_ACT_UNSPEC;
+	return probe_tc_send(skb, PROBE_HEADERS6_BYTES, &question, &answer);
 }
 
 SEC("tc")
@@ -412,80 +444,87 @@ int probe_tc(struct __sk_buff *skb)
  * --- XDP. There is no helper that knows about CHECKSUM_PARTIAL, and native XDP forgets it: the
  * checksum is made from scratch.
  */
-static __always_inline bool probe_xdp_is_for_mac(struct xdp_md *xdp, const struct ethhdr *eth)
+static __always_inline bool probe_xdp_is_for_mac(struct xdp_md *xdp, __u64 first_word)
 {
 	__u32 interface = xdp->ingress_ifindex;
 	const __u64 *mac = bpf_map_lookup_elem(&probe_macs, &interface);
-	__u64 wanted = 0;
 
-	__builtin_memcpy(&wanted, eth->h_dest, ETH_ALEN);
-	return mac != NULL && *mac == wanted;
+	return mac != NULL && *mac == first_word >> 16;
 }
 
-static __always_inline void probe_checksum_udp(
-	struct udphdr *udp, __be32 *addresses, __u32 addresses_bytes)
+static __always_inline __u16 probe_udp_check(
+	__be32 *addresses, __u32 addresses_bytes, const union probe_payload *answer, __u32 ports)
 {
-	__s64 sum = bpf_csum_diff(
-		NULL, 0, addresses, addresses_bytes, bpf_htonl(IPPROTO_UDP + PROBE_UDP_BYTES));
+	/* the length is in the pseudo header and in UDP's own */
+	__s64 sum = bpf_csum_diff(NULL, 0, addresses, addresses_bytes,
+		(ports & 0xffff) + (ports >> 16) + 2 * bpf_htons(PROBE_UDP_BYTES) +
+			bpf_htons(IPPROTO_UDP));
+	__u16 check =
+		probe_fold(bpf_csum_diff(NULL, 0, (__be32 *)answer, sizeof(*answer), (__u32)sum));
 
-	udp->check = 0;
-	udp->check = probe_fold(bpf_csum_diff(NULL, 0, (__be32 *)udp, PROBE_UDP_BYTES, (__u32)sum));
-	if (udp->check == 0)
-		udp->check = 0xffff;
+	return check == 0 ? 0xffff : check;
 }
 
 static __always_inline int probe_xdp4(struct xdp_md *xdp)
 {
-	struct probe_frame4 frame;
-	struct probe_packet answer;
+	union probe_headers4 in = {.words = {0}}, out;
+	union probe_payload question, answer;
 	enum probe_verdict verdict;
 
-	if (bpf_xdp_load_bytes(xdp, 0, &frame.eth, PROBE_FRAME4_BYTES) != 0 ||
-		!probe_xdp_is_for_mac(xdp, &frame.eth))
+	if (bpf_xdp_load_bytes(xdp, 0, &in.eth, PROBE_HEADERS4_BYTES) != 0 ||
+		!probe_xdp_is_for_mac(xdp, in.words[0]) || !probe_is_plain4(&in) ||
+		bpf_xdp_load_bytes(xdp, PROBE_HEADERS4_BYTES, &question, sizeof(question)) != 0)
 		return XDP_PASS;
-	verdict = probe_answer4(xdp, xdp->ingress_ifindex, &frame, &answer);
+	verdict = probe_answer4(xdp, xdp->ingress_ifindex, &in, &question, &answer);
 	if (verdict != PROBE_ANSWERED)
 		return verdict == PROBE_REFUSED ? XDP_DROP : XDP_PASS;
-	probe_turn_ethernet(&frame.eth);
-	probe_turn_ip4(&frame.ip);
-	probe_turn_udp(&frame.udp);
-	frame.probe = answer;
-	probe_checksum_udp(&frame.udp, &frame.ip.saddr, 2 * sizeof(frame.ip.saddr));
-	if (bpf_xdp_store_bytes(xdp, 0, &frame.eth, PROBE_FRAME4_BYTES) != 0)
+	probe_turn4(&in, &out,
+		probe_udp_check(&in.ip.saddr, 2 * sizeof(in.ip.saddr), &answer,
+			in.udp.source | (__u32)in.udp.dest << 16));
+	if (bpf_xdp_store_bytes(xdp, 0, &out.eth, PROBE_HEADERS4_BYTES) != 0)
 		return XDP_PASS;
+	if (bpf_xdp_store_bytes(xdp, PROBE_HEADERS4_BYTES, &answer, sizeof(answer)) != 0)
+		return XDP_DROP;
 	return XDP_TX;
 }
 
 static __always_inline int probe_xdp6(struct xdp_md *xdp)
 {
-	struct probe_frame6 frame;
-	struct probe_packet answer;
+	union probe_headers6 in = {.words = {0}}, out;
+	union probe_payload question, answer;
 	enum probe_verdict verdict;
 
-	if (bpf_xdp_load_bytes(xdp, 0, &frame.eth, PROBE_FRAME6_BYTES) != 0 ||
-		!probe_xdp_is_for_mac(xdp, &frame.eth))
+	if (bpf_xdp_load_bytes(xdp, 0, &in.eth, PROBE_HEADERS6_BYTES) != 0 ||
+		!probe_xdp_is_for_mac(xdp, in.words[0]) || !probe_is_plain6(&in) ||
+		bpf_xdp_load_bytes(xdp, PROBE_HEADERS6_BYTES, &question, sizeof(question)) != 0)
 		return XDP_PASS;
-	verdict = probe_answer6(xdp, xdp->ingress_ifindex, &frame, &answer);
+	verdict = probe_answer6(xdp, xdp->ingress_ifindex, &in, &question, &answer);
 	if (verdict != PROBE_ANSWERED)
 		return verdict == PROBE_REFUSED ? XDP_DROP : XDP_PASS;
-	probe_turn_ethernet(&frame.eth);
-	probe_turn_ip6(&frame.ip);
-	probe_turn_udp(&frame.udp);
-	frame.probe = answer;
-	probe_checksum_udp(&frame.udp, frame.ip.saddr.in6_u.u6_addr32, 2 * sizeof(frame.ip.saddr));
-	if (bpf_xdp_store_bytes(xdp, 0, &frame.eth, PROBE_FRAME6_BYTES) != 0)
+	probe_turn6(&in, &out,
+		probe_udp_check((__be32 *)&in.words[3], 2 * sizeof(in.ip.saddr), &answer,
+			in.udp.source | (__u32)in.udp.dest << 16));
+	if (bpf_xdp_store_bytes(xdp, 0, &out.eth, PROBE_HEADERS6_BYTES) != 0)
 		return XDP_PASS;
+	if (bpf_xdp_store_bytes(xdp, PROBE_HEADERS6_BYTES, &answer, sizeof(answer)) != 0)
+		return XDP_DROP;
 	return XDP_TX;
 }
 
+/* The length by comparison: without CAP_PERFMON pointers are not subtracted. */
 SEC("xdp")
 int probe_xdp(struct xdp_md *xdp)
 {
-	__u32 length = xdp->data_end - xdp->data;
+	const __u8 *bytes = (const __u8 *)(unsigned long)xdp->data;
+	const __u8 *end = (const __u8 *)(unsigned long)xdp->data_end;
 
-	if (length == PROBE_FRAME4_BYTES)
+	if (bytes + PROBE_FRAME4_BYTES > end)
+		return XDP_PASS;
+	if (bytes + PROBE_FRAME4_BYTES + 1 > end)
 		return probe_xdp4(xdp);
-	if (length == PROBE_FRAME6_BYTES)
+	if (bytes + PROBE_FRAME6_BYTES > end)
+		return XDP_PASS;
+	if (bytes + PROBE_FRAME6_BYTES + 1 > end)
 		return probe_xdp6(xdp);
 	return XDP_PASS;
 }

@@ -185,13 +185,21 @@ static enum probe_mode mode_with_rights(
 
 TEST(two_capabilities_are_enough_for_the_kernel_to_answer)
 {
-	const struct probe_server_options options = {.port = PORT, .interfaces = "lo"};
+	static const enum probe_mode modes[] = {PROBE_AUTO, PROBE_TC, PROBE_XDP_GENERIC};
+	struct probe_server_options options = {.port = PORT, .interfaces = "lo"};
 	char text[4096];
 
 	lab_wanted();
 	server_kill(server_fork(PROBE_HOOK_TC, 0), 0); /* skips where there is no BPF at all */
-	CHECK_EQ(mode_with_rights(&options, RIGHTS_NEEDED, text, sizeof(text)), PROBE_TC);
-	CHECK_CONTAINS(text, "probe: mode=tc port=7500");
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(modes); i++) {
+		options.mode = modes[i];
+		for (unsigned filtered = 0; filtered < 2; filtered++) {
+			options.allow = filtered ? "127.0.0.0/8" : NULL;
+			CHECK_EQ(mode_with_rights(&options, RIGHTS_NEEDED, text, sizeof(text)),
+				modes[i] == PROBE_AUTO ? PROBE_TC : modes[i]);
+		}
+	}
+	CHECK_CONTAINS(text, "probe: mode=xdp-generic port=7500");
 }
 
 TEST(without_rights_auto_falls_back_and_says_why)

@@ -196,7 +196,6 @@ TEST(the_responder_says_whose_port_it_could_not_have)
 	int owner;
 
 	lab_wanted();
-	log_set_level((enum log_level) - 1);
 	owner = owner_open(PORT);
 	CHECK_EQ(probe_server_open(&options, &server), -EADDRINUSE);
 	close(owner);
@@ -367,7 +366,6 @@ TEST(a_mode_asked_for_by_name_is_that_or_an_error)
 	struct probe_server *server;
 
 	lab_wanted();
-	log_set_level((enum log_level) - 1);
 	CHECK_LT(probe_server_open(&options, &server), 0); /* lo has no native XDP */
 	options.mode = PROBE_TC;
 	options.interfaces = "lo,nosuch0";

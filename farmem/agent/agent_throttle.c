@@ -173,8 +173,9 @@ static void run_turn(struct agent *agent, struct slice slice, uint64_t now_ns)
 	t->first = false;
 	if (!was_busy) {
 		become_busy(t, slice.events_per_s >= BUSY_EVENTS_PER_S);
-		/* What it would do alone is not known. */
-		slice_begin(t, t->busy ? SLICE_ENDING : SLICE_RUN, now_ns + SLICE_IDLE_NS);
+		/* What it would do alone is not known; nor, now and then, whether it is idle. */
+		bool look = t->busy || now_ns - t->alone_ns >= ALONE_EVERY_NS;
+		slice_begin(t, look ? SLICE_ENDING : SLICE_RUN, now_ns + SLICE_IDLE_NS);
 		return;
 	}
 	t->limit[goal == &goal_gentle] = limit_now(agent);

@@ -43,13 +43,16 @@ done
 check 'the picture is one' has "$work/p.svg" '</svg>'
 check 'every policy is in it' test "$(grep -c '<polyline' "$work/p.svg")" = 4
 check 'the trace has its columns' has "$work/t.csv" 'rate'
+check 'servers of another kind' test "$(status_of "$build/fm-load" --servers "$servers" --other-servers "${servers%%,*}" \
+	--policy random,random@other --rate 200 --seconds 500ms --slice 250ms --warm-up 50ms --slo 20ms)" = 0
+check 'have their row' has "$work/out" '^random@other '
 check 'several rates as JSON' test "$(status_of "$build/fm-load" --servers "$servers" --policy random,mew \
 	--rate 200,0.4k --seconds 500ms --slice 250ms --warm-up 50ms --json)" = 0
 check 'is one line' test "$(wc -l <"$work/out")" = 1
 check 'with both rates' has "$work/out" '"policy":"mew","rate":400'
 check 'and nothing failed' test "$(grep -o '"failed":0' "$work/out" | wc -l)" = 4
 
-for bad in '--rate x' '--rate 0' '--policy best' '--policy jsq' '--policy mew,,p2c' '--slice 1s --warm-up 2s' \
+for bad in '--policy mew@other' '--rate x' '--rate 0' '--policy best' '--policy jsq' '--policy mew,,p2c' '--slice 1s --warm-up 2s' \
 	'--baseline rr' '--probes-per-rpc many' '--no-such-flag' '--servers nowhere' 'word'; do
 	# shellcheck disable=SC2086
 	check "fm-load $bad: exit 2" test "$(status_of "$build/fm-load" $bad)" = 2

@@ -31,6 +31,8 @@ static const struct option_spec load_specs[] = {
 	FLAG("servers", OPTION_STRING, servers, .size = 8192, .value = "127.0.0.1:7500",
 		.argument = "LIST",
 		.help = "HOST:PORT, unix:/PATH or shm:/PATH, with commas between"),
+	FLAG("other-servers", OPTION_STRING, other_servers, .size = 8192, .argument = "LIST",
+		.help = "servers of another kind, for the policies written NAME@other"),
 	FLAG("policy", OPTION_STRING, policies, .size = 256, .value = "mew,prequal,p2c,random",
 		.argument = "LIST", .help = "in turn, in slices; see POLICIES"),
 	FLAG("rate", OPTION_STRING, rates, .size = 256, .value = "1k", .argument = "LIST",
@@ -138,6 +140,18 @@ static int read_rates(struct load_job *job)
 	return 0;
 }
 
+static void policy_split(struct load_policy *policy, const char word[LOAD_NAME_MAX])
+{
+	static const char mark[] = "@other";
+	size_t length = strlen(word);
+
+	memcpy(policy->name, word, LOAD_NAME_MAX);
+	memcpy(policy->policy, word, LOAD_NAME_MAX);
+	policy->other = length > strlen(mark) && strcmp(word + length - strlen(mark), mark) == 0;
+	if (policy->other)
+		policy->policy[length - strlen(mark)] = '\0';
+}
+
 static int read_policies(struct load_job *job)
 {
 	const char *list = job->options.policies;
@@ -147,13 +161,19 @@ static int read_policies(struct load_job *job)
 	while (word_next(&list, word, &bad)) {
 		if (job->policies_count == LOAD_POLICIES_MAX)
 			return lb_tool_complain(&tool, "--policy: at most %d", LOAD_POLICIES_MAX);
-		if (!balancer_policy_known(word, &oracle) || oracle)
+		policy_split(&job->policies[job->policies_count], word);
+		if (job->policies[job->policies_count].other &&
+			job->options.other_servers[0] == '\0')
+			return lb_tool_complain(
+				&tool, "--policy: '%s': --other-servers says where", word);
+		if (!balancer_policy_known(job->policies[job->policies_count].policy, &oracle) ||
+			oracle)
 			return lb_tool_complain(&tool, "--policy: '%s': %s; there are %s", word,
 				oracle ? "in the simulator only" : "unknown",
 				balancer_policy_names());
 		if (strcmp(word, job->options.baseline) == 0)
 			job->baseline = job->policies_count;
-		memcpy(job->policies[job->policies_count++].name, word, sizeof(word));
+		job->policies_count++;
 	}
 	if (bad || job->policies_count == 0)
 		return lb_tool_complain(

@@ -32,7 +32,7 @@
 #define LOAD_HIST_BUCKETS ((38 - LOAD_HIST_SUB_BITS + 1) << LOAD_HIST_SUB_BITS)
 
 struct load_options {
-	char servers[8192], policies[256], rates[256];
+	char servers[8192], other_servers[8192], policies[256], rates[256];
 	uint64_t seconds_ns, slice_ns, warm_up_ns, slo_ns, deadline_ns;
 	uint64_t bytes, calls_max, retries, resend_ns, sample_age_ns;
 	char probes_per_rpc[16];
@@ -61,7 +61,9 @@ struct load_series {
 };
 
 struct load_policy {
-	char name[LOAD_NAME_MAX];
+	char name[LOAD_NAME_MAX];   /* as given: "p2c", "p2c@other" */
+	char policy[LOAD_NAME_MAX]; /* without @other */
+	bool other;                 /* on the other servers */
 	struct fm_rpc_channel *channel;
 	struct load_series series[LOAD_RATES_MAX];
 };

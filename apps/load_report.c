@@ -9,6 +9,7 @@
 #include "lb/channel.h"
 
 #define U(x) ((unsigned long long)(x))
+#define LATE_SHARE_MAX 10.0 /* of the SLO */
 
 /* "1.25ms [1.20, 1.31]" */
 static void print_time(FILE *out, struct load_estimate e)
@@ -66,6 +67,25 @@ static void report_servers(const struct load_job *job, FILE *out)
 		(double)job->options.warm_up_ns / 1e9, (double)job->options.slo_ns / 1e6);
 }
 
+/* Then what was measured is this machine, and not the servers. */
+static void report_lateness(const struct load_job *job, FILE *out)
+{
+	for (unsigned i = 0; i < job->policies_count; i++)
+		for (unsigned rate = 0; rate < job->rates_count; rate++) {
+			const struct load_series *series = &job->policies[i].series[rate];
+			double late_ns = share(series->late_sum_ns, series->late_count);
+
+			if (late_ns > (double)job->options.slo_ns / LATE_SHARE_MAX) {
+				fprintf(out,
+					"\nnot to be trusted: requests left %.3g ms late on "
+					"average "
+					"(%s, %.0f/s): this machine is too busy\n",
+					late_ns / 1e6, job->policies[i].name, job->rates[rate]);
+				return;
+			}
+		}
+}
+
 void load_report_text(const struct load_job *job, FILE *out)
 {
 	report_servers(job, out);
@@ -79,6 +99,7 @@ void load_report_text(const struct load_job *job, FILE *out)
 		for (unsigned i = 0; i < job->policies_count; i++)
 			report_row(job, rate, i, out);
 	}
+	report_lateness(job, out);
 	fprintf(out, "\ngood: answered within the SLO; probes: per request; late: how late "
 		     "requests left, "
 		     "on average\n");

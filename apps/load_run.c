@@ -201,8 +201,8 @@ static int policies_open(struct load_job *job)
 	for (unsigned i = 0; i < job->policies_count; i++) {
 		struct load_policy *policy = &job->policies[i];
 		struct fm_rpc_options options = {
-			.servers = o->servers,
-			.policy = policy->name,
+			.servers = policy->other ? o->other_servers : o->servers,
+			.policy = policy->policy,
 			.deadline_ns = o->deadline_ns,
 			.probes_per_rpc = job->probes_per_rpc,
 			.sample_age_ns = o->sample_age_ns,

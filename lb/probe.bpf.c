@@ -79,7 +79,7 @@ struct {
 
 /*
  * The headers of a frame, padded in front so that all fields are aligned. They are read by their
- * names and written in whole words: before Linux 6.8 the verifier lets a program without
+ * names and written in whole words: Linux 6.1 lets a program without
  * CAP_PERFMON not write a part of a word on the stack whose value it knows.
  */
 union probe_headers4 {

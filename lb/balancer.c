@@ -171,12 +171,12 @@ void balancer_close(struct balancer *balancer)
 unsigned policy_draw_distinct(struct balancer *balancer, uint32_t *servers, unsigned count)
 {
 	struct health *health = &balancer->health;
-	uint32_t positions[LB_PROBES_MAX], position;
+	uint32_t positions[LB_PROBES_MAX], position, other;
 	unsigned used;
 
 	FM_ASSERT_LE(count, LB_PROBES_MAX);
 	count = FM_MIN(count, health->fit_count);
-	/* Floyd: uniform over subsets, one number each */
+	/* Floyd: uniform over subsets, one number each; but the order is not: later ones are high */
 	for (used = 0; used < count; used++) {
 		position = draw_below(&balancer->draw, health->fit_count - count + used + 1);
 		for (unsigned i = 0; i < used; i++)
@@ -184,8 +184,11 @@ unsigned policy_draw_distinct(struct balancer *balancer, uint32_t *servers, unsi
 				position = health->fit_count - count + used;
 		positions[used] = position;
 	}
-	for (unsigned i = 0; i < count; i++)
-		servers[i] = health->order[positions[i]];
+	for (unsigned i = 0; i < count; i++) {
+		other = draw_below(&balancer->draw, i + 1);
+		servers[i] = servers[other];
+		servers[other] = health->order[positions[i]];
+	}
 	return count;
 }
 

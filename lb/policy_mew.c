@@ -12,11 +12,15 @@
  * ones the newest. Few and fresh: with all that a client ever heard, everybody would find the same
  * idle servers (the herd). An entry is not used up but counted up, by own requests sent since.
  *
- * Predicted load, in requests: what the server said it has in flight, own ones sent since, and
- * MEW_OWN for each own request that is there now: a request of ours that is still out is news that
- * no sample has, and spreading one's own requests evens out the arrivals at every server. If the
- * best of them is worse than MEW_UNKNOWN times the fleet's mean, a few random servers are looked at
- * beside them, unknown ones taken at that.
+ * Predicted load, in requests: what the server said it has in flight, fading with age towards what
+ * an unknown server is taken for (MEW_UNKNOWN times the fleet's mean: a little worse than it is);
+ * own ones sent since; and MEW_OWN for each own request that is there now: a request of ours that
+ * is still out is news that no sample has, and spreading one's own requests evens out the arrivals
+ * at every server. If the best is worse than an unknown one, a few random servers are looked at.
+ *
+ * The queueing delay that servers report is not part of it: whatever weight it was given, together
+ * with the requests in flight it made the tail longer, because it is the past of a queue whose
+ * present is known.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,6 +32,7 @@
 #define MEW_OWN 4.0
 #define MEW_UNKNOWN 2.0
 #define MEW_DRAWS 4            /* random servers looked at when no sample is good */
+#define MEW_FADE_LATENCIES 0.5 /* a sample of that age is worth half */
 #define MEW_AGE_LATENCIES 16.0 /* tau in mean latencies */
 #define MEW_PAIR 2
 #define MEW_RATE_DEFAULT 1.0
@@ -80,14 +85,17 @@ static double mew_unknown(const struct balancer *balancer)
 }
 
 /* sample NULL: nothing is known of the server. */
-static double mew_load(
-	const struct balancer *balancer, uint32_t server, const struct sample *sample)
+static double mew_load(const struct balancer *balancer, uint64_t now_ns, uint32_t server,
+	const struct sample *sample)
 {
-	double own = (double)balancer->in_flight[server];
-	double said = mew_unknown(balancer);
+	double own = (double)balancer->in_flight[server], unknown = mew_unknown(balancer);
+	double said = unknown, fades_ns = MEW_FADE_LATENCIES * balancer->mean_latency_ns, age_ns;
 
-	if (sample != NULL)
-		said = FM_MAX((double)sample->in_flight + (double)sample->own_sends, own);
+	if (sample != NULL) {
+		age_ns = (double)(now_ns - sample->at_ns);
+		said += ((double)sample->in_flight - unknown) * fades_ns / (fades_ns + age_ns + 1);
+		said = FM_MAX(said + (double)sample->own_sends, own);
+	}
 	return said + MEW_OWN * own;
 }
 
@@ -99,7 +107,7 @@ struct mew_best {
 static void mew_consider(struct balancer *balancer, uint64_t now_ns, uint32_t server,
 	const struct sample *sample, struct mew_best *best)
 {
-	double load = mew_load(balancer, server, sample);
+	double load = mew_load(balancer, now_ns, server, sample);
 
 	if (best->server != HEALTH_NOBODY && load >= best->load)
 		return;

@@ -12,7 +12,8 @@
  * Latency is what the server says of its queueing delay: the service itself is the same to all
  * entries. Piggybacked loads do not enter the pool, as in the paper. prequal-tuned is the same code
  * with numbers for microseconds (found with fm-lbsim): entries live for about five services instead
- * of a second, and requests in flight alone decide.
+ * of a second, the pool is 4 instead of 16 (few and fresh: no herd), and requests in flight alone
+ * decide. With heavy-tailed services a pool of 10 to 16 is better: options.pool_size.
  *
  * Invariants:
  * 1. At most one entry a server; `slots[server]` says where, or PREQUAL_NONE.
@@ -38,6 +39,7 @@
 #define PREQUAL_DELTA 1.0
 #define PREQUAL_QUANTILE 0.8408964152537146 /* 2^-0.25 */
 #define PREQUAL_AGE_NS NS_PER_S
+#define PREQUAL_TUNED_POOL 4
 #define PREQUAL_TUNED_SERVICES 5
 #define PREQUAL_TUNED_AGE_NS (50 * NS_PER_US)
 #define PREQUAL_IDLE_NS NS_PER_MS /* without traffic, probes at most so often */
@@ -113,6 +115,8 @@ static int prequal_open_tuned(struct balancer *balancer, const char **why)
 
 	if (balancer->options.pool_size > PREQUAL_POOL_MAX)
 		return prequal_open(balancer, why);
+	if (balancer->options.pool_size == 0)
+		balancer->options.pool_size = PREQUAL_TUNED_POOL;
 	return prequal_open_with(balancer, age_ns == 0 ? PREQUAL_TUNED_AGE_NS : age_ns, -1);
 }
 

@@ -431,6 +431,24 @@ TEST(a_payload_of_any_other_length_goes_on_untouched)
 	}
 }
 
+/* Nobody to answer to; no checksum where one is a must; none where it may be missing. */
+TEST(ports_and_checksums_of_zero_are_what_the_protocols_say)
+{
+	programs_open();
+	publish_fresh();
+	for (unsigned six = 0; six < 2; six++) {
+		struct frame frame = question(six);
+		uint8_t *udp = frame.bytes + ETHERNET_BYTES + ip_bytes(&frame);
+
+		put16(udp, 0);
+		frame_seal(&frame);
+		CHECK_EQ(check_frame(&frame), PASSED);
+		frame = question(six);
+		put16(udp + 6, 0);
+		CHECK_EQ(check_frame(&frame), six ? PASSED : ANSWERED);
+	}
+}
+
 TEST(fragments_go_on_untouched)
 {
 	programs_open();

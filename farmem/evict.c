@@ -31,6 +31,7 @@
 #define EVICT_REPACK_BATCHES 4u
 #define EVICT_ROOM_PAGES 2048u /* 8 MiB */
 #define EVICT_STARVED_NS (5 * NS_PER_MS)
+#define EVICT_BARREN_ROUNDS 8u
 #define EVICT_CLEAN_SCAN 512u /* words looked at for one clean page */
 
 struct evict_batch {
@@ -598,6 +599,25 @@ static bool evict_idle(struct stripe *st)
 	       st->segment_count < STAGE_SEGMENTS_MAX && evict_store(st);
 }
 
+/*
+ * A round found nothing that would go. After two laps of such, what is near is locked, pinned or
+ * protected: whoever waited for room would wait for ever.
+ */
+static void evict_note_barren(struct stripe *st, uint32_t lap)
+{
+	uint64_t taken = atomic_load_explicit(&st->take_at, memory_order_relaxed);
+	if (st->retire_at != taken) { /* it may have been the ring that had no room */
+		st->barren_rounds = 0;
+		return;
+	}
+	if (++st->barren_rounds <= 2ull * lap / EVICT_SCAN_ROUND + EVICT_BARREN_ROUNDS)
+		return;
+	if (!atomic_exchange(&st->barren, 1))
+		log_ratelimited(LOG_WARN,
+			"none of the memory here can leave (it is locked, pinned or protected): "
+			"the program goes beyond --local");
+}
+
 bool evict_round(struct stripe *st)
 {
 	evict_upkeep(st);
@@ -620,8 +640,12 @@ bool evict_round(struct stripe *st)
 	if (staged < wanted)
 		taken = evict_take(st, (unsigned)(wanted - staged), UINT_MAX,
 			FM_MIN(EVICT_SCAN_ROUND, 2 * lap + 1), true);
-	if (evict_staged(st) == 0)
+	if (evict_staged(st) == 0) {
+		evict_note_barren(st, lap);
 		return false;
+	}
+	st->barren_rounds = 0;
+	atomic_store_explicit(&st->barren, 0, memory_order_relaxed);
 	if (st->segment_count == STAGE_SEGMENTS_MAX)
 		return taken > 0;
 	if (!evict_store(st)) {

@@ -76,6 +76,8 @@ static bool fault_may_touch(struct fault_handler *h)
 	if (gate_is_closed(&h->st->gate))
 		return true;
 	evict_call(h->st);
+	if (atomic_load_explicit(&h->st->barren, memory_order_relaxed))
+		return true;
 	if (!atomic_load_explicit(&h->st->full, memory_order_relaxed))
 		return false;
 	if (core->config.on_full == ON_FULL_KILL && h->report_full)
@@ -87,6 +89,8 @@ static enum fault_result fault_zero(struct fault_handler *h, uint32_t page)
 {
 	struct pager *p = h->st->pager;
 	uint32_t count, done = 0;
+	bool gone;
+	int rc = 0;
 	if (!fault_may_touch(h))
 		return FAULT_LATER;
 	count = fault_claim_empty(h, page, fault_zero_window(h, page));
@@ -94,13 +98,14 @@ static enum fault_result fault_zero(struct fault_handler *h, uint32_t page)
 		return FAULT_LATER; /* somebody else was quicker: look again */
 	while (done < count) {
 		uint32_t filled = 0;
-		int rc = p->ops->install_zero(p, page + done, count - done, &filled);
+		rc = p->ops->install_zero(p, page + done, count - done, &filled);
 		done += filled;
 		if (rc == -EEXIST)
 			done++; /* ordinary memory met while its block was being registered */
 		else if (rc != 0)
 			break;
 	}
+	gone = done == 0 && rc == -ENOENT;
 	for (uint32_t i = 0; i < count; i++) {
 		struct page_id id = {page + i};
 		struct span_word w = span_load(fault_words(h), id);
@@ -111,7 +116,8 @@ static enum fault_result fault_zero(struct fault_handler *h, uint32_t page)
 	budget_near(h->st->core, done);
 	h->zero_expected = page + done;
 	catalog_count(&h->st->core->catalog, faults_zero, 1);
-	return done > 0 ? FAULT_SERVED : FAULT_LATER;
+	/* The program put a mapping of its own there meanwhile: the touch is not ours to serve. */
+	return done > 0 || gone ? FAULT_SERVED : FAULT_LATER;
 }
 
 /* ---- rescue ---- */
@@ -181,7 +187,8 @@ static bool fault_may_fetch(struct fault_handler *h)
 	/* With the nodes full nobody else makes room: each page fetched frees a little of theirs.
 	 */
 	return evict_drop_clean(h->st, h->private_slot) ||
-	       atomic_load_explicit(&h->st->full, memory_order_relaxed);
+	       atomic_load_explicit(&h->st->full, memory_order_relaxed) ||
+	       atomic_load_explicit(&h->st->barren, memory_order_relaxed);
 }
 
 static bool fault_begin_fetch(

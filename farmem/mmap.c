@@ -344,17 +344,33 @@ static int64_t mmap_new_pages(struct range *r, const struct mmap_part *part)
 	return pages;
 }
 
-/* Before the kernel opens them, reservations are in use; after it, the bytes say the protection. */
-static void mmap_note_prot(struct range *r, const struct mmap_part *part, int prot, bool done)
+/*
+ * Before the kernel opens them: reservations are in use, and pages that become writable are not
+ * frozen any more (range_frozen), also not half-way.
+ */
+static void mmap_open_pages(struct range *r, const struct mmap_part *part, int prot)
+{
+	for (uint64_t page = part->page, to; page < part->end; page = to) {
+		uint8_t byte = r->owners[page];
+		enum range_owner owner = range_owner_of(r, page);
+		to = range_run(r, page, part->end);
+		if (owner == RANGE_RESERVED && prot != PROT_NONE)
+			range_own(r, page, to - page, RANGE_BYTE(RANGE_COMMITTED, prot));
+		if (owner == RANGE_COMMITTED && prot & PROT_WRITE &&
+			!(RANGE_PROT(byte) & PROT_WRITE)) {
+			range_own(r, page, to - page, RANGE_BYTE(RANGE_COMMITTED, prot));
+			range_await_taken(r, page, to - page);
+		}
+	}
+}
+
+static void mmap_note_prot(struct range *r, const struct mmap_part *part, int prot)
 {
 	for (uint64_t page = part->page, to; page < part->end; page = to) {
 		enum range_owner owner = range_owner_of(r, page);
-		uint8_t old = RANGE_PROT(r->owners[page]);
 		to = range_run(r, page, part->end);
-		if (owner == RANGE_RESERVED && prot != PROT_NONE)
-			owner = RANGE_COMMITTED;
 		if (owner == RANGE_COMMITTED || owner == RANGE_FOREIGN)
-			range_own(r, page, to - page, RANGE_BYTE(owner, done ? prot : old));
+			range_own(r, page, to - page, RANGE_BYTE(owner, prot));
 	}
 }
 
@@ -377,10 +393,10 @@ FM_EXPORT long mmap_protect(void *address, size_t bytes, int prot, int key)
 		range_map_unlock(r);
 		return more;
 	}
-	mmap_note_prot(r, &part, plain, false);
+	mmap_open_pages(r, &part, plain);
 	long rc = mmap_protect_kernel(address, bytes, prot, key);
 	if (rc == 0)
-		mmap_note_prot(r, &part, plain, true);
+		mmap_note_prot(r, &part, plain);
 	range_map_unlock(r);
 	return rc;
 }

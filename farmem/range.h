@@ -132,6 +132,10 @@ int range_change(struct range *r, uint64_t page, uint64_t count,
 void range_give_back(struct range *r, uint64_t page, uint64_t count);
 /* malloc has not got as far as `page` yet: everything up to `end` is FREE now. */
 bool range_take_unused(struct range *r, uint64_t page, uint64_t end);
+/* uffd.frozen: the program cannot write to the page. Who sets a word TAKING asks after that, and
+ * range_await_taken, after the bytes have changed, waits for him. */
+bool range_frozen(void *owner, uint32_t page);
+void range_await_taken(struct range *r, uint64_t page, uint64_t count);
 /* Is the block registered with a userfaultfd? */
 bool range_registered(struct range *r, uint64_t page);
 /*

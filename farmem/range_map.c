@@ -23,8 +23,10 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 
 #define RANGE_SIGNALS_BYTES 8u /* the kernel's sigset */
+#define RANGE_TAKEN_PAUSE_NS (5 * NS_PER_US)
 
 /* Of the thread that holds map_lock. */
 static uint64_t range_signals_before;
@@ -103,6 +105,34 @@ uint64_t range_next_registered(struct range *r, uint64_t *page, uint64_t end)
 		if (range_owner_of(r, to) >= RANGE_FOREIGN)
 			break;
 	return to - *page;
+}
+
+/* ---- pages that cannot be written ---- */
+
+bool range_frozen(void *owner, uint32_t page)
+{
+	const struct range *r = owner;
+	/* Partner: range_await_taken. The word is TAKING before the byte is read. */
+	atomic_thread_fence(memory_order_seq_cst);
+	uint8_t byte = __atomic_load_n(&r->owners[page], __ATOMIC_RELAXED);
+	return RANGE_OWNER(byte) == RANGE_COMMITTED && !(RANGE_PROT(byte) & PROT_WRITE);
+}
+
+void range_await_taken(struct range *r, uint64_t page, uint64_t count)
+{
+	/* Partner: range_frozen. The bytes were changed before the words are read. */
+	atomic_thread_fence(memory_order_seq_cst);
+	for (uint64_t p = page; p < page + count; p++) {
+		struct page_id id = {(uint32_t)p};
+		if (!range_registered(r, p))
+			continue;
+		for (;;) {
+			struct span_word w = span_load(r->core->catalog.words, id);
+			if (span_state(w) != SPAN_EVICTING || !(span_flags(w) & SPAN_TAKING))
+				break;
+			clock_pause(clock_now_ns() + RANGE_TAKEN_PAUSE_NS);
+		}
+	}
 }
 
 /* ---- free pages ---- */

@@ -220,6 +220,8 @@ static int runtime_open_stripe(struct runtime *rt, unsigned index, bool moves)
 	int rc = uffd_open(&rt->uffds[index], rt->range.base, runtime_staging_slots(rt), moves);
 	if (rc != 0)
 		return rc;
+	rt->uffds[index].frozen = range_frozen;
+	rt->uffds[index].owner = &rt->range;
 	st->core = &rt->core;
 	st->pager = &rt->uffds[index].pager;
 	st->index = index;

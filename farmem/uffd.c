@@ -116,6 +116,41 @@ int uffd_drop_memory(uint8_t *at, uint64_t bytes)
 	return uffd_advise(at, bytes, MADV_DONTNEED_LOCKED);
 }
 
+static int uffd_copy_bytes(
+	struct uffd *u, uint8_t *to, const uint8_t *bytes, uint64_t length, uint64_t *copied);
+
+/* Copies present pages out; by force also what the program may not read itself. */
+static int uffd_read_frozen(const struct uffd *u, uint32_t page, uint8_t *bytes, size_t length)
+{
+	ssize_t got = pread(u->memory_fd, bytes, length, (off_t)uffd_u64(uffd_address(u, page)));
+	if (got < 0)
+		return -errno;
+	return (size_t)got == length ? 0 : -EFAULT;
+}
+
+/*
+ * MOVE refuses pages that are not readable and writable. Nobody can write to such a one, so a copy
+ * does: out, into staging, and the page is dropped. It stays so meanwhile: mmap_protect waits for
+ * pages that are on their way.
+ */
+static int uffd_take_frozen(struct uffd *u, uint32_t page, uint32_t slot)
+{
+	uint8_t *staged = u->pager.staging + (uint64_t)slot * FM_PAGE_SIZE;
+	uint64_t copied;
+	if (u->frozen == NULL || !u->frozen(u->owner, page))
+		return -EINVAL;
+	int rc = uffd_read_frozen(u, page, u->bounce, FM_PAGE_SIZE);
+	if (rc == 0)
+		rc = uffd_drop_memory(staged, FM_PAGE_SIZE);
+	if (rc == 0)
+		rc = uffd_copy_bytes(u, staged, u->bounce, FM_PAGE_SIZE, &copied);
+	if (rc == 0)
+		rc = uffd_advise(uffd_address(u, page), FM_PAGE_SIZE, MADV_DONTNEED);
+	if (rc != 0)
+		(void)!uffd_drop_memory(staged, FM_PAGE_SIZE);
+	return rc;
+}
+
 static int uffd_take(struct pager *p, uint32_t page, uint32_t count, uint32_t slot, uint32_t *done)
 {
 	struct uffd *u = uffd_of(p);
@@ -135,7 +170,10 @@ static int uffd_take(struct pager *p, uint32_t page, uint32_t count, uint32_t sl
 		moved += rest;
 	}
 	*done = (uint32_t)(moved / FM_PAGE_SIZE);
-	return rc;
+	while (rc == -EINVAL && *done < count &&
+		uffd_take_frozen(u, page + *done, slot + *done) == 0)
+		++*done;
+	return *done == count ? 0 : rc;
 }
 
 static int uffd_give_back(struct pager *p, uint32_t slot, uint32_t page)
@@ -160,13 +198,13 @@ static void uffd_wake(struct pager *p, uint32_t page, uint32_t count)
 	(void)ioctl(u->fd, UFFDIO_WAKE, &r);
 }
 
-static int uffd_copy(
-	struct uffd *u, uint64_t page, const uint8_t *bytes, uint64_t length, uint64_t *copied)
+static int uffd_copy_bytes(
+	struct uffd *u, uint8_t *to, const uint8_t *bytes, uint64_t length, uint64_t *copied)
 {
 	unsigned again = 0;
 	*copied = 0;
 	while (*copied < length) {
-		struct uffdio_copy c = {.dst = uffd_u64(uffd_address(u, page)) + *copied,
+		struct uffdio_copy c = {.dst = uffd_u64(to) + *copied,
 			.src = uffd_u64(bytes) + *copied,
 			.len = length - *copied};
 		if (ioctl(u->fd, UFFDIO_COPY, &c) == 0) {
@@ -182,6 +220,12 @@ static int uffd_copy(
 			return -EAGAIN;
 	}
 	return 0;
+}
+
+static int uffd_copy(
+	struct uffd *u, uint64_t page, const uint8_t *bytes, uint64_t length, uint64_t *copied)
+{
+	return uffd_copy_bytes(u, uffd_address(u, page), bytes, length, copied);
 }
 
 static int uffd_install(struct pager *p, uint32_t page, const uint8_t *bytes)
@@ -230,9 +274,9 @@ static int uffd_read_pages(struct pager *p, uint32_t page, uint32_t count, uint8
 	struct iovec to = {bytes, length};
 	struct iovec from = {uffd_address(uffd_of(p), page), length};
 	ssize_t got = process_vm_readv(getpid(), &to, 1, &from, 1, 0);
-	if (got < 0)
+	if (got < 0 && errno != EFAULT)
 		return -errno;
-	return (size_t)got == length ? 0 : -EFAULT;
+	return (size_t)got == length ? 0 : uffd_read_frozen(uffd_of(p), page, bytes, length);
 }
 
 static int uffd_register_memory(struct uffd *u, uint8_t *at, uint64_t bytes);
@@ -387,6 +431,7 @@ int uffd_open(struct uffd *u, uint8_t *range, uint32_t staging_slots, bool moves
 	u->fd = uffd_new();
 	if (u->fd < 0)
 		return u->fd;
+	u->memory_fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC); /* without it: fewer can go */
 	rc = uffd_handshake(u);
 	if (rc != 0)
 		return rc;

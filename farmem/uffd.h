@@ -24,6 +24,11 @@ struct uffd {
 	uint8_t *range;
 	uint64_t staging_bytes;
 	_Atomic bool replaced; /* a lost page's memory was replaced, for want of UFFDIO_POISON */
+	/* The program cannot write to the page, nor will while its word is TAKING. May be NULL. */
+	bool (*frozen)(void *owner, uint32_t page);
+	void *owner;
+	int memory_fd;                /* /proc/self/mem, or -1 */
+	uint8_t bounce[FM_PAGE_SIZE]; /* of who holds the stripe's take_lock */
 };
 
 struct uffd_fault {

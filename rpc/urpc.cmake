@@ -9,6 +9,7 @@ fm_test(urpc_parts_test SOURCES urpc_parts_test.c DEPS urpc base LABELS unit)
 fm_test(urpc_parts_ucontext_test SOURCES urpc_parts_test.c urpc_fiber.c DEPS urpc base LABELS unit)
 target_compile_definitions(urpc_parts_ucontext_test PRIVATE URPC_FIBER_UCONTEXT)
 fm_test(urpc_server_test SOURCES urpc_server_test.c DEPS urpc base LABELS unit)
+fm_test(urpc_hostile_test SOURCES urpc_hostile_test.c DEPS urpc base LABELS unit)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the sources once more, so that the fuzzer sees their branches
 	fm_test(urpc_fuzz DEPS base LABELS fuzz LIBS Threads::Threads SOURCES urpc_fuzz.c urpc_address.c urpc_client.c

@@ -14,6 +14,8 @@
 
 enum { ECHO = 1, COUNT, COUNT_ONCE, SPIN, SPIN_DEAF, FAIL, TOO_LONG };
 
+#define SPIN_US_MAX 1000000u
+
 static _Atomic unsigned runs_count;
 
 static int handle_echo(struct urpc_call *call)
@@ -37,8 +39,11 @@ static int handle_spin(struct urpc_call *call)
 {
 	uint64_t us, end_ns;
 
-	CHECK_EQ(call->request_bytes, sizeof(us));
+	if (call->request_bytes != sizeof(us))
+		return -EINVAL;
 	memcpy(&us, call->request, sizeof(us));
+	if (us > SPIN_US_MAX)
+		return -EINVAL;
 	end_ns = clock_now_ns() + us * NS_PER_US;
 	while (clock_now_ns() < end_ns)
 		urpc_poll_point();
@@ -50,8 +55,11 @@ static int handle_spin_deaf(struct urpc_call *call)
 {
 	uint64_t us, end_ns;
 
-	CHECK_EQ(call->request_bytes, sizeof(us));
+	if (call->request_bytes != sizeof(us))
+		return -EINVAL;
 	memcpy(&us, call->request, sizeof(us));
+	if (us > SPIN_US_MAX)
+		return -EINVAL;
 	end_ns = clock_now_ns() + us * NS_PER_US;
 	while (clock_now_ns() < end_ns)
 		continue;

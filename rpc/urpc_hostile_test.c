@@ -1,0 +1,360 @@
+/*
+ * rpc/urpc_hostile_test.c: urpc among datagrams of people who mean no good: forged, replayed,
+ * contradictory, endless.
+ */
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+#include "rpc/urpc_client.h"
+#include "rpc/urpc_pair_test.h"
+#include "rpc/urpc_wire.h"
+
+static struct sockaddr_in loopback(uint16_t port)
+{
+	return (struct sockaddr_in){.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+		.sin_port = htons(port)};
+}
+
+static int socket_to(uint16_t port)
+{
+	struct sockaddr_in address = loopback(port);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	CHECK(fd >= 0);
+	CHECK_EQ(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	return fd;
+}
+
+static uint16_t client_port(const struct urpc_client *client)
+{
+	return client->links[0]->port;
+}
+
+/* --- a flood at both ends --- */
+
+struct flood {
+	uint16_t server, client;
+	_Atomic bool stop;
+	uint64_t sent;
+};
+
+/* Random bytes, often with a head that is nearly right. */
+static size_t flood_fill(uint8_t bytes[2000], uint64_t *state)
+{
+	uint64_t dice = test_random(state);
+	size_t length = dice % 3 == 0 ? test_random(state) % 2000 : test_random(state) % 80;
+	struct urpc_request_head head = {.head = {.magic = URPC_MAGIC,
+						 .version = URPC_VERSION,
+						 .kind = (uint8_t)(test_random(state) % 4),
+						 .id = 1 + test_random(state) % 100,
+						 .unit = URPC_UNIT_MIN},
+		.method = (uint32_t)(test_random(state) % 10),
+		.remaining_us = (uint32_t)test_random(state)};
+
+	for (size_t i = 0; i < length; i += sizeof(uint64_t)) {
+		uint64_t word = test_random(state);
+
+		memcpy(bytes + i, &word, FM_MIN(sizeof(word), length - i));
+	}
+	if (dice % 4 == 0 || length < sizeof(head))
+		return length;
+	/* a piece of a larger message, or a whole one */
+	head.head.total_bytes = (uint32_t)(length - sizeof(head));
+	if (dice & 1 << 10) {
+		length = sizeof(head) + URPC_UNIT_MIN;
+		head.head.total_bytes = (uint32_t)(test_random(state) % URPC_MESSAGE_BYTES_MAX);
+		head.head.piece = (uint16_t)(test_random(state) % 8);
+	}
+	memcpy(bytes, &head, sizeof(head));
+	return length;
+}
+
+static void *flood_run(void *argument)
+{
+	struct flood *flood = argument;
+	int fds[2] = {socket_to(flood->server), socket_to(flood->client)};
+	uint64_t state = 3;
+	uint8_t bytes[2000];
+
+	while (!atomic_load(&flood->stop)) {
+		size_t length = flood_fill(bytes, &state);
+
+		if (send(fds[test_random(&state) % 2], bytes, length, 0) >= 0)
+			flood->sent++;
+	}
+	close(fds[0]);
+	close(fds[1]);
+	return NULL;
+}
+
+TEST(honest_calls_go_on_through_a_flood_at_both_ends)
+{
+	enum { CALLS = 300 };
+	static uint8_t request[5000], reply[5000];
+	struct flood flood = {0};
+	struct pair pair;
+	struct urpc_client_stats client_stats;
+	struct urpc_server_stats server_stats;
+	pthread_t thread;
+	uint64_t state = 9;
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	flood.server = urpc_server_port(pair.server);
+	flood.client = client_port(pair.client);
+	CHECK_EQ(pthread_create(&thread, NULL, flood_run, &flood), 0);
+	for (unsigned i = 0; i < CALLS; i++) {
+		size_t length = i % 5 == 0 ? sizeof(request) : i;
+		struct urpc_completion done;
+
+		for (size_t j = 0; j < length; j++)
+			request[j] = (uint8_t)test_random(&state);
+		do /* the flood fills queues: that is said, and one may try again */
+			done = call(&pair, (struct urpc_request){.method = ECHO,
+						   .bytes = request,
+						   .length = length,
+						   .reply = reply,
+						   .reply_capacity = sizeof(reply),
+						   .resend_ns = 20 * NS_PER_MS,
+						   .deadline_ns = clock_now_ns() + 20 * NS_PER_S});
+		while (done.status == -EBUSY);
+		CHECK_EQ(done.status, 0);
+		CHECK_EQ(done.reply_bytes, length);
+		CHECK_EQ(memcmp(request, reply, length), 0);
+	}
+	atomic_store(&flood.stop, true);
+	pthread_join(thread, NULL);
+	urpc_client_stats(pair.client, &client_stats);
+	urpc_server_stats(pair.server, &server_stats);
+	CHECK_LE(1, flood.sent);
+	CHECK_LE(1, client_stats.malformed);
+	CHECK_LE(1, server_stats.malformed);
+	CHECK_LE(1, server_stats.fragments_dropped);
+	pair_close(&pair);
+}
+
+/* --- a server that lies --- */
+
+struct liar {
+	int fd;
+	struct urpc_client *client;
+	uint32_t peer;
+	struct sockaddr_in from; /* whom the request came from */
+	struct urpc_request_head request;
+	uint8_t reply[4096];
+	uint64_t id;
+};
+
+/* A client with one request in flight at a socket of ours. */
+static void liar_open(struct liar *liar, size_t capacity)
+{
+	struct sockaddr_in address = loopback(0);
+	struct timeval timeout = {.tv_sec = 5};
+	socklen_t length = sizeof(address);
+	struct urpc_client_options options = {0};
+	char text[32];
+
+	*liar = (struct liar){.fd = socket(AF_INET, SOCK_DGRAM, 0)};
+	CHECK_EQ(bind(liar->fd, (struct sockaddr *)&address, length), 0);
+	CHECK_EQ(getsockname(liar->fd, (struct sockaddr *)&address, &length), 0);
+	CHECK_EQ(setsockopt(liar->fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)), 0);
+	snprintf(text, sizeof(text), "127.0.0.1:%u", ntohs(address.sin_port));
+	CHECK_EQ(urpc_client_open(&options, &liar->client), 0);
+	CHECK_EQ(urpc_client_add(liar->client, text, &liar->peer), 0);
+	CHECK_EQ(urpc_client_send(liar->client,
+			 &(struct urpc_request){.peer = liar->peer,
+				 .reply = liar->reply,
+				 .reply_capacity = capacity,
+				 .deadline_ns = clock_now_ns() + 20 * NS_PER_S},
+			 &liar->id),
+		0);
+	length = sizeof(liar->from);
+	CHECK_EQ(recvfrom(liar->fd, &liar->request, sizeof(liar->request), 0,
+			 (struct sockaddr *)&liar->from, &length),
+		sizeof(liar->request));
+	CHECK_EQ(liar->request.head.id, liar->id);
+}
+
+static struct urpc_reply_head liar_head(const struct liar *liar, uint32_t total, uint16_t unit)
+{
+	return (struct urpc_reply_head){.head = {.magic = URPC_MAGIC,
+						.version = URPC_VERSION,
+						.kind = URPC_REPLY,
+						.id = liar->id,
+						.total_bytes = total,
+						.unit = unit},
+		.epoch = 1};
+}
+
+static void liar_send(
+	const struct liar *liar, int fd, const struct urpc_reply_head *head, uint8_t fill)
+{
+	uint8_t bytes[URPC_DATAGRAM_BYTES_MAX];
+	size_t length =
+		urpc_wire_piece_bytes(head->head.total_bytes, head->head.unit, head->head.piece);
+
+	memcpy(bytes, head, sizeof(*head));
+	memset(bytes + sizeof(*head), fill, length);
+	CHECK_EQ(sendto(fd, bytes, sizeof(*head) + length, 0, (const struct sockaddr *)&liar->from,
+			 sizeof(liar->from)),
+		sizeof(*head) + length);
+}
+
+/* Nothing may come of what was sent. */
+static void liar_expect_nothing(struct liar *liar, uint64_t strays, uint64_t malformed)
+{
+	uint64_t end_ns = clock_now_ns() + 5 * NS_PER_S;
+	struct urpc_completion completion;
+	struct urpc_client_stats stats;
+
+	do {
+		CHECK_EQ(urpc_client_poll(liar->client, &completion, 1), 0);
+		urpc_client_stats(liar->client, &stats);
+	} while (clock_now_ns() < end_ns && stats.strays + stats.malformed < strays + malformed);
+	CHECK_EQ(stats.strays, strays);
+	CHECK_EQ(stats.malformed, malformed);
+}
+
+static void liar_close(struct liar *liar)
+{
+	urpc_client_close(liar->client);
+	close(liar->fd);
+}
+
+TEST(an_answer_with_the_right_id_from_another_address_is_a_stray)
+{
+	struct liar liar;
+	struct urpc_reply_head head;
+	int other = socket(AF_INET, SOCK_DGRAM, 0);
+
+	liar_open(&liar, 8);
+	head = liar_head(&liar, 8, URPC_UNIT_UDP);
+	liar_send(&liar, other, &head, 0xee);
+	liar_expect_nothing(&liar, 1, 0);
+	CHECK_EQ(liar.reply[0], 0);
+	liar_send(&liar, liar.fd, &head, 0x11);
+	CHECK_EQ(wait_one(liar.client).status, 0);
+	CHECK_EQ(liar.reply[7], 0x11);
+	close(other);
+	liar_close(&liar);
+}
+
+TEST(an_answer_with_another_id_or_a_replayed_one_is_a_stray)
+{
+	struct liar liar;
+	struct urpc_reply_head head;
+
+	liar_open(&liar, 8);
+	head = liar_head(&liar, 8, URPC_UNIT_UDP);
+	head.head.id++;
+	liar_send(&liar, liar.fd, &head, 1);
+	liar_expect_nothing(&liar, 1, 0);
+	head.head.id--;
+	liar_send(&liar, liar.fd, &head, 2);
+	CHECK_EQ(wait_one(liar.client).status, 0);
+	liar.reply[0] = 0;
+	liar_send(&liar, liar.fd, &head, 3);
+	liar_expect_nothing(&liar, 2, 0);
+	CHECK_EQ(liar.reply[0], 0);
+	liar_close(&liar);
+}
+
+TEST(an_answer_larger_than_the_buffer_is_an_error_and_the_buffer_stays_whole)
+{
+	struct liar liar;
+	struct urpc_reply_head head;
+
+	liar_open(&liar, 100);
+	head = liar_head(&liar, 3000, URPC_UNIT_UDP);
+	head.head.piece = 1;
+	liar_send(&liar, liar.fd, &head, 0xee);
+	CHECK_EQ(wait_one(liar.client).status, -EMSGSIZE);
+	for (size_t i = 0; i < sizeof(liar.reply); i++)
+		CHECK_EQ(liar.reply[i], 0);
+	liar_close(&liar);
+}
+
+TEST(pieces_that_contradict_each_other_are_not_mixed)
+{
+	struct liar liar;
+	struct urpc_reply_head head;
+
+	liar_open(&liar, sizeof(liar.reply));
+	head = liar_head(&liar, 1500, 1000);
+	liar_send(&liar, liar.fd, &head, 1);
+	head = liar_head(&liar, 1600, 1000); /* another length */
+	head.head.piece = 1;
+	liar_send(&liar, liar.fd, &head, 2);
+	liar_expect_nothing(&liar, 0, 1);
+	head = liar_head(&liar, 1500, 1000); /* another attempt: all of it comes from there */
+	head.head.attempt = 1;
+	head.head.piece = 1;
+	liar_send(&liar, liar.fd, &head, 3);
+	head.head.attempt = 0; /* the rest of the first comes too late */
+	liar_send(&liar, liar.fd, &head, 4);
+	liar_expect_nothing(&liar, 1, 1);
+	head.head.attempt = 1;
+	head.head.piece = 0;
+	liar_send(&liar, liar.fd, &head, 3);
+	CHECK_EQ(wait_one(liar.client).status, 0);
+	for (unsigned i = 0; i < 1500; i++)
+		CHECK_EQ(liar.reply[i], 3);
+	liar_close(&liar);
+}
+
+/* --- datagrams of others --- */
+
+static size_t answer_backwards(void *context, const void *bytes, size_t length, void *answer)
+{
+	(void)context;
+	for (size_t i = 0; i < length; i++)
+		((uint8_t *)answer)[i] = ((const uint8_t *)bytes)[length - 1 - i];
+	return length;
+}
+
+struct foreigner {
+	unsigned count;
+	uint32_t peer;
+	char bytes[16];
+	size_t length;
+};
+
+static void take_foreign(void *context, uint32_t peer, const void *bytes, size_t length)
+{
+	struct foreigner *foreigner = context;
+
+	foreigner->count++;
+	foreigner->peer = peer;
+	foreigner->length = length;
+	memcpy(foreigner->bytes, bytes, FM_MIN(length, sizeof(foreigner->bytes)));
+}
+
+TEST(a_probe_goes_through_the_same_sockets_and_its_answer_is_handed_on)
+{
+	struct foreigner foreigner = {0};
+	struct urpc_client_options options = {.foreign = take_foreign, .context = &foreigner};
+	struct urpc_server_options server_options = {.foreign = answer_backwards};
+	struct urpc_completion completion;
+	struct urpc_client *client;
+	struct pair pair;
+	uint32_t peer;
+	int stranger;
+
+	pair_open(&pair, "127.0.0.1:0", &server_options);
+	CHECK_EQ(urpc_client_open(&options, &client), 0);
+	CHECK_EQ(urpc_client_add(client, "127.0.0.1:9", &peer), 0);
+	CHECK_EQ(urpc_client_add(client, pair.address, &peer), 0);
+	CHECK_EQ(urpc_client_send_foreign(client, peer, "probe!", 6), 0);
+	stranger = socket_to(client_port(client));
+	CHECK_EQ(send(stranger, "nobody", 6, 0), 6); /* no peer of ours: not handed on */
+	while (foreigner.count == 0 || client->stats.strays == 0)
+		CHECK_EQ(urpc_client_poll(client, &completion, 1), 0);
+	CHECK_EQ(foreigner.count, 1);
+	CHECK_EQ(foreigner.peer, peer);
+	CHECK_EQ(foreigner.length, 6);
+	CHECK_EQ(memcmp(foreigner.bytes, "!eborp", 6), 0);
+	close(stranger);
+	urpc_client_close(client);
+	pair_close(&pair);
+}

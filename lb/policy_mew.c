@@ -16,7 +16,8 @@
  * an unknown server is taken for (MEW_UNKNOWN times the fleet's mean: a little worse than it is);
  * own ones sent since; and MEW_OWN for each own request that is there now: a request of ours that
  * is still out is news that no sample has, and spreading one's own requests evens out the arrivals
- * at every server. If the best is worse than an unknown one, a few random servers are looked at.
+ * at every server. One more or less for a server that is slower or faster to us than the mean. If
+ * the best is worse than an unknown one, a few random servers are looked at.
  *
  * The queueing delay that servers report is not part of it: whatever weight it was given, together
  * with the requests in flight it made the tail longer, because it is the past of a queue whose
@@ -30,9 +31,12 @@
 #include "lb/tuner.h"
 #define MEW_SCAN_MAX 8
 #define MEW_OWN 4.0
-#define MEW_UNKNOWN 2.0
+#define MEW_UNKNOWN 3.0
 #define MEW_DRAWS 4            /* random servers looked at when no sample is good */
 #define MEW_FADE_LATENCIES 0.5 /* a sample of that age is worth half */
+#define MEW_SLOW 1.0           /* a server twice as slow: as one request more */
+#define MEW_LATENCY_STEP 0.1f  /* of a server's mean latency: about its last 10 replies */
+#define MEW_LATENCY_MAX 4.0    /* mean latencies; a longer one counts as this */
 #define MEW_AGE_LATENCIES 16.0 /* tau in mean latencies */
 #define MEW_PAIR 2
 #define MEW_RATE_DEFAULT 1.0
@@ -43,17 +47,31 @@
 struct mew {
 	unsigned pairs_waiting; /* to be probed at the next balancer_probes */
 	double mean_load;       /* in flight at a server drawn at random */
+	float *latency_ns;      /* moving mean of each server's replies here; 0: none yet */
 };
 
 static int mew_fixed_open(struct balancer *balancer, const char **why)
 {
+	struct mew *mew = calloc(1, sizeof(*mew));
+
 	(void)why;
-	balancer->state = calloc(1, sizeof(struct mew));
-	if (balancer->state == NULL)
+	balancer->state = mew;
+	if (mew == NULL)
+		return -ENOMEM;
+	mew->latency_ns = calloc(balancer->options.servers, sizeof(*mew->latency_ns));
+	if (mew->latency_ns == NULL)
 		return -ENOMEM;
 	if (balancer->options.probes_per_rpc == 0)
 		balancer->options.probes_per_rpc = MEW_RATE_DEFAULT;
 	return 0;
+}
+
+static void mew_close(struct balancer *balancer)
+{
+	struct mew *mew = balancer->state;
+
+	if (mew != NULL)
+		free(mew->latency_ns);
 }
 
 static int mew_open(struct balancer *balancer, const char **why)
@@ -84,6 +102,15 @@ static double mew_unknown(const struct balancer *balancer)
 	return MEW_UNKNOWN * ((const struct mew *)balancer->state)->mean_load;
 }
 
+/* How much slower the server is to us than the mean, in requests. */
+static double mew_slowness(const struct balancer *balancer, uint32_t server)
+{
+	const struct mew *mew = balancer->state;
+	double latency_ns = (double)mew->latency_ns[server];
+
+	return latency_ns == 0 ? 0 : MEW_SLOW * (latency_ns / balancer->mean_latency_ns - 1);
+}
+
 /* sample NULL: nothing is known of the server. */
 static double mew_load(const struct balancer *balancer, uint64_t now_ns, uint32_t server,
 	const struct sample *sample)
@@ -96,7 +123,7 @@ static double mew_load(const struct balancer *balancer, uint64_t now_ns, uint32_
 		said += ((double)sample->in_flight - unknown) * fades_ns / (fades_ns + age_ns + 1);
 		said = FM_MAX(said + (double)sample->own_sends, own);
 	}
-	return said + MEW_OWN * own;
+	return said + MEW_OWN * own + mew_slowness(balancer, server);
 }
 
 struct mew_best {
@@ -167,6 +194,28 @@ static unsigned mew_probes(
 	return policy_draw_distinct(balancer, servers, count);
 }
 
+static void mew_done(struct balancer *balancer, uint64_t now_ns, uint32_t server,
+	const struct balancer_outcome *outcome)
+{
+	struct mew *mew = balancer->state;
+	float *mean = &mew->latency_ns[server], latency_ns;
+
+	(void)now_ns;
+	if (outcome->status != 0)
+		return;
+	/* one request that is 200 times as long says nothing about its server */
+	latency_ns = (float)FM_MIN(
+		(double)outcome->latency_ns, MEW_LATENCY_MAX * balancer->mean_latency_ns);
+	if (*mean == 0)
+		*mean = (float)balancer->mean_latency_ns;
+	*mean += MEW_LATENCY_STEP * (latency_ns - *mean);
+}
+
+static void mew_forget(struct balancer *balancer, uint32_t server)
+{
+	((struct mew *)balancer->state)->latency_ns[server] = 0;
+}
+
 static void mew_sampled(struct balancer *balancer, uint64_t now_ns, uint32_t server)
 {
 	struct mew *mew = balancer->state;
@@ -179,13 +228,19 @@ static void mew_sampled(struct balancer *balancer, uint64_t now_ns, uint32_t ser
 const struct policy policy_mew_fixed = {.name = "mew-fixed",
 	.open = mew_fixed_open,
 	.pick = mew_pick,
+	.close = mew_close,
 	.sent = mew_sent,
+	.done = mew_done,
+	.forget = mew_forget,
 	.probes = mew_probes,
 	.sampled = mew_sampled};
 
 const struct policy policy_mew = {.name = "mew",
 	.open = mew_open,
 	.pick = mew_pick,
+	.close = mew_close,
 	.sent = mew_sent,
+	.done = mew_done,
+	.forget = mew_forget,
 	.probes = mew_probes,
 	.sampled = mew_sampled};

@@ -24,20 +24,20 @@ struct fm_config {
 	struct option_share retain; /* far duplicates of near pages; default 100% of local */
 	uint32_t on_full;
 	uint32_t evict;
-	uint64_t range_bytes;       /* address space for far-capable memory; default 256G */
-	bool mmap;                  /* the program's own mappings go far too */
+	uint64_t range_bytes;          /* address space for far-capable memory; default 256G */
+	bool mmap;                     /* the program's own mappings go far too */
 	uint64_t mmap_threshold_bytes; /* smaller ones do not; default 256K */
-	uint64_t handlers;          /* fault handler threads per stripe; 0: automatic */
-	uint64_t stripes;           /* userfaultfds; 0: automatic */
-	uint64_t spin_ns;           /* how long a handler spins before it sleeps; default 20us */
-	uint64_t read_ahead;        /* most neighbours fetched with a span; 0: none; default 8 */
-	uint64_t fetch_deadline_ns; /* default 200ms; then the read goes degraded */
-	uint64_t store_deadline_ns; /* default 2s */
-	uint64_t scrub_period_ns;   /* everything is read once in it; 0: never; default 24h */
+	uint64_t handlers;             /* fault handler threads per stripe; 0: automatic */
+	uint64_t stripes;              /* userfaultfds; 0: automatic */
+	uint64_t spin_ns;              /* how long a handler spins before it sleeps; default 20us */
+	uint64_t read_ahead;           /* most neighbours fetched with a span; 0: none; default 8 */
+	uint64_t fetch_deadline_ns;    /* default 200ms; then the read goes degraded */
+	uint64_t store_deadline_ns;    /* default 2s */
+	uint64_t scrub_period_ns;      /* everything is read once in it; 0: never; default 24h */
 	/* run-time directory; empty: /run/farmem, $XDG_RUNTIME_DIR/farmem or /tmp/farmem-UID */
 	char dir[256];
-	char log[256];      /* log file; empty: stderr */
-	uint32_t log_level; /* enum log_level; default warn */
+	char log[256];         /* log file; empty: stderr */
+	uint32_t log_level;    /* enum log_level; default warn */
 	char profile[256];     /* file that samples of faults go to; empty: none are taken */
 	uint64_t profile_rate; /* samples a second; default 500 */
 };

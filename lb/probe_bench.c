@@ -361,34 +361,59 @@ static int run_mode(unsigned index)
 
 /* --- what the program costs ------------------------------------------------------------------ */
 
+struct costs {
+	double empty_ns, pass_ns, answer_ns;
+};
+
+static double cost_of(int program_fd)
+{
+	uint8_t frame[1000] = {[12] = 8};
+	LIBBPF_OPTS(bpf_test_run_opts, test, .data_in = frame, .data_size_in = sizeof(frame),
+		.repeat = 1000000);
+
+	return bpf_prog_test_run_opts(program_fd, &test) == 0 ? test.duration : 0;
+}
+
+/* The control: a program that passes everything on. */
+static double cost_of_nothing(void)
+{
+	static const struct bpf_insn pass[] = {
+		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = -1},
+		{.code = BPF_JMP | BPF_EXIT},
+	};
+	int fd = bpf_prog_load(
+		BPF_PROG_TYPE_SCHED_CLS, "nothing", "GPL", pass, FM_ARRAY_COUNT(pass), NULL);
+	double ns = fd < 0 ? 0 : cost_of(fd);
+
+	if (fd >= 0)
+		close(fd);
+	return ns;
+}
+
 /* Mean ns of one run of the tc program on a packet that is none of its business, and that of an
  * answer as the kernel counts it (its counting included). */
-static void costs(double *pass_ns, double *answer_ns)
+static void measure_costs(struct costs *costs)
 {
 	const struct probe_filter everybody = {0};
 	const struct probe_kernel_options options = {.port = PORT, .filter = &everybody};
 	struct probe_interface cable[PROBE_INTERFACES_MAX];
 	struct bpf_prog_info info = {0};
 	uint32_t info_bytes = sizeof(info);
-	uint8_t frame[1000] = {[12] = 8};
-	LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = frame, .data_size_in = sizeof(frame),
-		.repeat = 1000000);
 	struct probe_kernel *kernel;
 	unsigned count;
 	int counting;
 
-	*pass_ns = *answer_ns = 0;
+	*costs = (struct costs){.empty_ns = cost_of_nothing()};
 	if (probe_kernel_open(&options, &kernel, NULL) != 0)
 		return;
-	if (bpf_prog_test_run_opts(probe_kernel_program(kernel), &run) == 0)
-		*pass_ns = run.duration;
+	costs->pass_ns = cost_of(probe_kernel_program(kernel));
 	counting = bpf_enable_stats(BPF_STATS_RUN_TIME);
 	if (counting >= 0 && probe_interfaces(LAB_SERVER_CABLE, cable, &count) == 0 &&
 		probe_kernel_attach(kernel, cable, PROBE_HOOK_TC) == 0) {
 		turn(NULL, bench.options.cell_ns);
 		if (bpf_obj_get_info_by_fd(probe_kernel_program(kernel), &info, &info_bytes) == 0 &&
 			info.run_cnt > 0)
-			*answer_ns = (double)info.run_time_ns / (double)info.run_cnt;
+			costs->answer_ns = (double)info.run_time_ns / (double)info.run_cnt;
 	}
 	if (counting >= 0)
 		close(counting);
@@ -455,9 +480,9 @@ static void report_cells(struct bench_report *report)
 static void report(void)
 {
 	struct bench_report out;
-	double pass_ns, answer_ns;
+	struct costs costs;
 
-	costs(&pass_ns, &answer_ns);
+	measure_costs(&costs);
 	bench_report_open(&out, program.name, bench.options.common.json);
 	bench_report_count(&out, "rounds", bench.options.rounds);
 	bench_report_count(&out, "turn_ns", bench.options.cell_ns);
@@ -466,8 +491,9 @@ static void report(void)
 	bench_report_count(&out, "client_priority", bench.options.client_priority);
 	bench_report_text(&out, "steer", bench.options.steer ? "yes" : "no");
 	bench_report_count(&out, "late_ns", LATE_NS);
-	bench_report_number(&out, "tc_pass_ns", pass_ns);
-	bench_report_number(&out, "tc_answer_ns", answer_ns);
+	bench_report_number(&out, "tc_pass_ns", costs.pass_ns);
+	bench_report_number(&out, "tc_empty_program_ns", costs.empty_ns);
+	bench_report_number(&out, "tc_answer_ns", costs.answer_ns);
 	if (bench.options.common.json)
 		report_cells(&out);
 	bench_report_close(&out);

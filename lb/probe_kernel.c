@@ -4,7 +4,8 @@
  * Called by lb/probe_server.c. Threads: open and close by one thread; stats by any.
  *
  * Invariants:
- * 1. Nothing of libbpf's own is printed but through base/log.
+ * 1. Nothing of libbpf's own is printed but through base/log; a program that uses libbpf itself
+ *    keeps its own way of printing.
  * 2. What would outlive the process (filters of tc) is taken off at exit() as well; a process that
  *    is killed leaves them to its successor (lb/probe_attach.c).
  */
@@ -46,10 +47,27 @@ static pthread_mutex_t kernels_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct probe_kernel *kernels;
 static pid_t kernels_owner; /* 0: exit() does not call kernels_exit yet */
 
+static int kernel_print(enum libbpf_print_level level, const char *format, va_list arguments)
+{
+	enum log_level at = level == LIBBPF_WARN ? LOG_INFO : LOG_DEBUG;
+	char line[512];
+	int length;
+
+	if (level == LIBBPF_DEBUG || at > log_level()) /* hundreds of lines a load */
+		return 0;
+	length = vsnprintf(line, sizeof(line), format, arguments);
+	if (length > 0)
+		log_print(at, "probe: %.*s", (int)strcspn(line, "\n"), line);
+	return 0;
+}
+
 static void kernel_detach_all(struct probe_kernel *kernel)
 {
+	libbpf_print_fn_t others = libbpf_set_print(kernel_print);
+
 	while (kernel->attachments_count > 0)
 		probe_detach(&kernel->attachments[--kernel->attachments_count]);
+	libbpf_set_print(others);
 }
 
 static void kernels_exit(void)
@@ -83,20 +101,6 @@ static void kernels_remove(struct probe_kernel *kernel)
 	if (*at != NULL)
 		*at = kernel->next;
 	pthread_mutex_unlock(&kernels_lock);
-}
-
-static int kernel_print(enum libbpf_print_level level, const char *format, va_list arguments)
-{
-	enum log_level at = level == LIBBPF_WARN ? LOG_INFO : LOG_DEBUG;
-	char line[512];
-	int length;
-
-	if (level == LIBBPF_DEBUG || at > log_level()) /* hundreds of lines a load */
-		return 0;
-	length = vsnprintf(line, sizeof(line), format, arguments);
-	if (length > 0)
-		log_print(at, "probe: %.*s", (int)strcspn(line, "\n"), line);
-	return 0;
 }
 
 /* In a time namespace this process' clock is not the kernel's: by how much? */
@@ -134,6 +138,26 @@ static void kernel_configure(
 	skeleton->rodata->probe_clock_offset = kernel_clock_offset();
 }
 
+/* 0 or -errno; *what says what was refused. */
+static int kernel_load(
+	struct probe_kernel *kernel, const struct probe_kernel_options *options, const char **what)
+{
+	libbpf_print_fn_t others = libbpf_set_print(kernel_print);
+	int error;
+
+	*what = "opening the program";
+	kernel->skeleton = probe_skeleton__open();
+	if (kernel->skeleton == NULL) {
+		error = -errno;
+	} else {
+		*what = "loading the program (it needs CAP_BPF and CAP_NET_ADMIN)";
+		kernel_configure(kernel, options);
+		error = probe_skeleton__load(kernel->skeleton);
+	}
+	libbpf_set_print(others);
+	return error;
+}
+
 static int kernel_fill(struct probe_kernel *kernel, const struct probe_filter *filter)
 {
 	int fd = bpf_map__fd(kernel->skeleton->maps.probe_allowed), error;
@@ -158,17 +182,8 @@ int probe_kernel_open(
 
 	if (made == NULL)
 		goto fail;
-	libbpf_set_print(kernel_print);
 	made->port = options->port;
-	what = "opening the program";
-	made->skeleton = probe_skeleton__open();
-	if (made->skeleton == NULL) {
-		error = -errno;
-		goto fail_free;
-	}
-	kernel_configure(made, options);
-	what = "loading the program (it needs CAP_BPF and CAP_NET_ADMIN)";
-	error = probe_skeleton__load(made->skeleton);
+	error = kernel_load(made, options, &what);
 	if (error != 0)
 		goto fail_skeleton;
 	what = "its maps";
@@ -179,8 +194,7 @@ int probe_kernel_open(
 	*kernel = made;
 	return 0;
 fail_skeleton:
-	probe_skeleton__destroy(made->skeleton);
-fail_free:
+	probe_skeleton__destroy(made->skeleton); /* NULL is fine */
 	free(made);
 fail:
 	if (why != NULL)
@@ -203,6 +217,7 @@ int probe_kernel_attach(
 	struct probe_kernel *kernel, const struct probe_interface *interface, enum probe_hook hook)
 {
 	struct probe_attachment *attachment = &kernel->attachments[kernel->attachments_count];
+	libbpf_print_fn_t others;
 	int error;
 
 	if (kernel->attachments_count == PROBE_INTERFACES_MAX)
@@ -216,7 +231,9 @@ int probe_kernel_attach(
 			return error;
 	}
 	attachment->hook = hook;
+	others = libbpf_set_print(kernel_print);
 	error = probe_attach(attachment, bpf_program__fd(kernel->program), interface, kernel->port);
+	libbpf_set_print(others);
 	if (error == 0)
 		kernel->attachments_count++;
 	return error;

@@ -37,6 +37,7 @@ struct probe_server {
 	struct load_slot *slot;
 	struct load_slot *own_slot; /* NULL: the slot is the kernel's */
 	struct probe_kernel *kernel;
+	unsigned attached; /* interfaces */
 	struct probe_user *user;
 	_Atomic uint64_t answered, refused_source, malformed, stale; /* by user space; relaxed */
 	char why[WHY_BYTES];                                         /* not a better mode */
@@ -104,16 +105,15 @@ static int server_attach(struct probe_server *server, enum probe_mode mode,
 	const struct probe_interface *list, unsigned count)
 {
 	bool named = server->options.interfaces != NULL;
-	unsigned attached = 0;
 	enum probe_hook hook;
 	int error = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		error = server_attach_one(server, mode, &list[i], &hook);
-		attached += error == 0;
+		server->attached += error == 0;
 		log_debug("probe: interface=%s port=%u hook=%s status=%d", list[i].name,
 			server->options.port, probe_hook_name(hook), error);
-		if (error != 0 && (named || (i == count - 1 && attached == 0))) {
+		if (error != 0 && (named || (i == count - 1 && server->attached == 0))) {
 			server_because(server, "%s on %s: %s", probe_mode_name(mode), list[i].name,
 				strerror(-error));
 			return error;
@@ -269,7 +269,8 @@ int probe_server_open(const struct probe_server_options *options, struct probe_s
 		log_info("probe: mode=%s port=%u: %s", probe_mode_name(made->mode), options->port,
 			made->why);
 	else
-		log_info("probe: mode=%s port=%u", probe_mode_name(made->mode), options->port);
+		log_info("probe: mode=%s port=%u interfaces=%u", probe_mode_name(made->mode),
+			options->port, made->attached);
 	*server = made;
 	return 0;
 }

@@ -23,8 +23,8 @@
 #include "base/log.h"
 #include "lb/probe.h"
 
-#define USER_BYTES_MAX (PROBE_BYTES + 1) /* one more than a question: longer ones are told apart   \
-					  */
+/* One more than a question has: longer ones are told apart. */
+#define USER_BYTES_MAX (PROBE_BYTES + 1)
 
 struct probe_user {
 	struct probe_user_options options;

@@ -2,7 +2,8 @@
 # fm_memnode (leases, regions, data servers).
 fm_room(memnode_ctl SOURCES ctl_service.c ctl_offload.c daemon_options.c machine.c
 	DEPS memnode_offload memnode ctl base)
-fm_program(farmem-memnode SOURCES main.c DEPS memnode_ctl memnode ctl base)
+fm_room(memnode_load SOURCES node_load.c DEPS memnode_ctl memnode lb_probe ctl base)
+fm_program(farmem-memnode SOURCES main.c DEPS memnode_load memnode_ctl memnode ctl base)
 
 fm_test(ctl_service_test SOURCES ctl_service_test.c DEPS memnode_ctl ctl base)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
@@ -17,5 +18,6 @@ else()
 	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c DEPS memnode_ctl ctl base LABELS fuzz)
 endif()
 # Starts farmem-memnode from the top of the build tree.
+fm_test(node_load_test SOURCES node_load_test.c DEPS memnode_load lb_prober memnode fabric base)
 fm_test(daemon_test SOURCES daemon_test.c DEPS memnode_ctl ctl fabric base)
 add_dependencies(daemon_test farmem-memnode)

@@ -18,6 +18,9 @@
 #define DEFAULT_LISTEN "127.0.0.1:7400"
 
 static const char *const huge_choices[] = {"auto", "yes", "no", NULL};
+/* In the order of enum probe_mode. */
+static const char *const probe_choices[] = {
+	"auto", "tc", "xdp", "xdp-generic", "user", "none", NULL};
 static const char *const level_choices[] = {"error", "warn", "info", "debug", NULL};
 
 #define FIELD(field) .offset = offsetof(struct daemon_options, field)
@@ -115,6 +118,22 @@ const struct option_spec daemon_specs[] = {
 		.argument = "N",
 		.help = "how far rebuilding stands back behind everything else here, as nice(1) "
 			"has it"},
+	{.name = "probe",
+		.type = OPTION_CHOICE,
+		FIELD(probe),
+		.choices = probe_choices,
+		.value = "user",
+		.argument = "MODE",
+		.help = "who answers when clients ask how busy the node is (UDP, the data port's "
+			"number):\n"
+			"user (the node), tc, xdp or xdp-generic (an eBPF program, without waking "
+			"it;\n"
+			"needs CAP_BPF and CAP_NET_ADMIN), auto (tc where it may), none"},
+	{.name = "probe-allow",
+		.type = OPTION_STRING,
+		TEXT(probe_allow),
+		.argument = "PREFIXES",
+		.help = "who may ask that: 10.0.0.0/8,192.168.1.7; default: everybody"},
 	{.name = "owner-fd",
 		.type = OPTION_COUNT,
 		FIELD(owner_fd),

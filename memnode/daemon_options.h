@@ -28,6 +28,8 @@ struct daemon_options {
 	uint64_t spin_ns;
 	uint64_t drain_grace_ns;
 	uint64_t offload_nice;
+	uint32_t probe; /* enum probe_mode */
+	char probe_allow[512];
 	uint64_t owner_fd; /* DAEMON_NO_FD: none */
 	uint64_t ready_fd;
 	char config[256];

@@ -45,6 +45,7 @@
 #define TICK_NS (1 * NS_PER_S)
 #define EVENTS_MAX 64
 #define ACCEPTS_MAX 64 /* at a time */
+#define DELAY_OLD_NS (100 * NS_PER_MS)
 
 /* epoll data: a connection's place, or one of these. */
 #define EVENT_TCP UINT32_MAX
@@ -58,6 +59,10 @@ struct data_thread {
 	int epoll;
 	uint32_t connections_count; /* slots_mutex */
 	struct data_counters counters;
+	/* Its load: written by the thread, read by data_server_load; all relaxed. */
+	_Atomic uint64_t batch_ns; /* when what it serves now was found ready; 0: idle */
+	_Atomic uint64_t delay_at_ns;
+	_Atomic uint32_t batch_left, delay_ns;
 } FM_ALIGNED(FM_CACHE_LINE);
 
 struct data_server {
@@ -375,6 +380,25 @@ static void thread_handle(struct data_thread *thread, uint64_t event)
 		connection_serve(thread, &server->connections[event]);
 }
 
+/* Serves what is ready, one after the other, and says how long that makes the last one wait. */
+static void thread_serve(struct data_thread *thread, const struct epoll_event *events, int count)
+{
+	uint64_t found_ns = clock_now_ns(), begun_ns = found_ns;
+	atomic_store_explicit(&thread->batch_ns, found_ns, memory_order_relaxed);
+	for (int i = 0; i < count; i++) {
+		atomic_store_explicit(
+			&thread->batch_left, (uint32_t)(count - i), memory_order_relaxed);
+		if (i > 0 && i == count - 1)
+			begun_ns = clock_now_ns();
+		thread_handle(thread, events[i].data.u64);
+	}
+	atomic_store_explicit(&thread->delay_ns, (uint32_t)FM_MIN(begun_ns - found_ns, UINT32_MAX),
+		memory_order_relaxed);
+	atomic_store_explicit(&thread->delay_at_ns, begun_ns, memory_order_relaxed);
+	atomic_store_explicit(&thread->batch_left, 0, memory_order_relaxed);
+	atomic_store_explicit(&thread->batch_ns, 0, memory_order_relaxed);
+}
+
 static void *thread_main(void *argument)
 {
 	struct data_thread *thread = argument;
@@ -386,8 +410,8 @@ static void *thread_main(void *argument)
 		const bool spinning = now < spin_until_ns;
 		int n = epoll_wait(thread->epoll, events, EVENTS_MAX,
 			spinning ? 0 : (int)(TICK_NS / NS_PER_MS));
-		for (int i = 0; i < n; i++)
-			thread_handle(thread, events[i].data.u64);
+		if (n > 0)
+			thread_serve(thread, events, n);
 		now = clock_now_ns();
 		if (spinning && (n > 0 || now >= spin_until_ns))
 			spin_note(&spin, n > 0);
@@ -553,6 +577,25 @@ uint32_t data_server_connections(struct data_server *server)
 	uint32_t count = server->connections_count;
 	pthread_mutex_unlock(&server->slots_mutex);
 	return count;
+}
+
+void data_server_load(struct data_server *server, struct data_load *load)
+{
+	uint64_t now_ns = clock_now_ns();
+	*load = (struct data_load){0};
+	for (unsigned i = 0; i < server->threads_count; i++) {
+		struct data_thread *thread = &server->threads[i];
+		uint64_t batch_ns = atomic_load_explicit(&thread->batch_ns, memory_order_relaxed);
+		uint64_t delay_at_ns =
+			atomic_load_explicit(&thread->delay_at_ns, memory_order_relaxed);
+		uint32_t delay_ns = atomic_load_explicit(&thread->delay_ns, memory_order_relaxed);
+		load->in_flight += atomic_load_explicit(&thread->batch_left, memory_order_relaxed);
+		if (batch_ns != 0 &&
+			(load->waiting_since_ns == 0 || batch_ns < load->waiting_since_ns))
+			load->waiting_since_ns = batch_ns;
+		if (now_ns < delay_at_ns + DELAY_OLD_NS)
+			load->delay_ns = FM_MAX(load->delay_ns, delay_ns);
+	}
 }
 
 void data_server_stats(struct data_server *server, struct data_server_stats *stats)

@@ -38,6 +38,13 @@ struct data_server_stats {
 	uint64_t dropped_count; /* connections cut for garbage, stalling, or to make room */
 };
 
+/* How busy the threads are at the moment; of shm clients they know nothing. */
+struct data_load {
+	uint32_t in_flight;        /* connections with requests, being served or waiting for it */
+	uint64_t waiting_since_ns; /* when the longest of them was found ready; 0: none */
+	uint32_t delay_ns;         /* how long the last one waited for others; 0 when long ago */
+};
+
 /*
  * Binds, listens and starts the threads. 0 or -errno: -EADDRINUSE, -EADDRNOTAVAIL, -EINVAL
  * (address), -EACCES... Nothing is left behind on failure. A stale socket file is replaced, a
@@ -51,6 +58,7 @@ void data_server_close(struct data_server *server);
 uint16_t data_server_port(const struct data_server *server);
 /* Clients connected at the moment. */
 uint32_t data_server_connections(struct data_server *server);
+void data_server_load(struct data_server *server, struct data_load *load);
 void data_server_stats(struct data_server *server, struct data_server_stats *stats);
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * memnode/main.c: farmem-memnode, the daemon that lends a machine's RAM.
  *
- *     options -> directory -> leases -> data plane -> control plane -> ready line -> loop -> back
+ *     options -> directory -> leases -> data plane -> load -> control plane -> ready line -> loop
+ *     -> back
  *
  * SIGTERM: the node drains. It lends nothing more, says so to whoever asks (Load.draining), serves
  * what it has lent until all of it was given back or --drain-grace is over, and ends. SIGINT,
@@ -38,6 +39,7 @@
 #include "memnode/daemon_options.h"
 #include "memnode/data_server.h"
 #include "memnode/lease.h"
+#include "memnode/node_load.h"
 #include "rpc/ctl_server.h"
 
 #define RESERVES_MAX 6
@@ -59,6 +61,7 @@ struct daemon {
 	struct lease_table *leases;
 	struct data_server *data;
 	struct offload *offload;
+	struct node_load *load;
 	struct ctl_server *ctl;
 	struct ctl_service service;
 	uint64_t slow_reply_ns;
@@ -236,6 +239,31 @@ static int daemon_open_offload(struct daemon *daemon)
 	return error == 0 ? 0 : failed(daemon, error, "offload threads: %s", strerror(-error));
 }
 
+static int daemon_open_load(struct daemon *daemon)
+{
+	const struct daemon_options *options = &daemon->options;
+	struct node_load_options load = {
+		.data = daemon->data,
+		.leases = daemon->leases,
+		.address = options->data_listen,
+		.port = daemon->data_port,
+		.mode = (enum probe_mode)options->probe,
+		.allow = options->probe_allow[0] != '\0' ? options->probe_allow : NULL,
+	};
+	int error = node_load_open(&load, &daemon->load);
+	return error == 0 ? 0
+			  : failed(daemon, error, "--probe, --probe-allow '%s': %s",
+				    options->probe_allow, strerror(-error));
+}
+
+/* The control plane's answers carry the load. */
+static bool daemon_report_load(void *context, struct orca_report *report)
+{
+	struct ctl_service *service = context;
+	struct daemon *daemon = FM_CONTAINER_OF(service, struct daemon, service);
+	return node_load_report(daemon->load, report);
+}
+
 static int daemon_open_ctl(struct daemon *daemon)
 {
 	struct ctl_service_options service = {
@@ -248,6 +276,7 @@ static int daemon_open_ctl(struct daemon *daemon)
 		.reserves_max = RESERVES_MAX,
 	};
 	struct ctl_server_options options = {.context = &daemon->service,
+		.load = daemon_report_load,
 		.threads = CTL_THREADS,
 		.message_bytes_max = CTL_REQUEST_BYTES_MAX};
 	options.methods = ctl_service_methods(&options.methods_count);
@@ -310,6 +339,8 @@ static int daemon_open(struct daemon *daemon)
 	if (error == 0)
 		error = daemon_open_data(daemon);
 	if (error == 0)
+		error = daemon_open_load(daemon);
+	if (error == 0)
 		error = daemon_open_offload(daemon);
 	if (error == 0)
 		error = daemon_open_ctl(daemon);
@@ -320,6 +351,7 @@ static void daemon_close(struct daemon *daemon)
 {
 	ctl_server_close(daemon->ctl);
 	offload_close(daemon->offload);
+	node_load_close(daemon->load);
 	data_server_close(daemon->data);
 	if (daemon->leases != NULL)
 		lease_table_close(daemon->leases);
@@ -363,6 +395,7 @@ static bool daemon_take_signal(struct daemon *daemon, uint64_t now_ns)
 	if (info.ssi_signo != SIGTERM || daemon->drain_until_ns != 0 || grace_ns == 0)
 		return true;
 	ctl_service_drain(&daemon->service);
+	node_load_drain(daemon->load);
 	if (ctl_service_is_empty(&daemon->service))
 		return true;
 	log_info("memnode: drain grace_ns=%llu", (unsigned long long)grace_ns);

@@ -221,6 +221,22 @@ TEST(without_rights_auto_falls_back_and_says_why)
 
 /* --- clocks -------------------------------------------------------------------------------- */
 
+static void time_traveller(void)
+{
+	struct probe_server *server = server_open(PROBE_TC, "lo");
+	int client = client_open(lab.server, "127.0.0.1", PORT);
+	uint64_t end_ns = clock_now_ns() + 5 * NS_PER_S;
+	struct load load;
+
+	do {
+		publish_at(server, clock_now_ns());
+		load = ask(client);
+	} while (load.flags != 0 && clock_now_ns() < end_ns);
+	CHECK_EQ(load.in_flight, busy.in_flight);
+	close(client);
+	probe_server_close(server);
+}
+
 /* In a time namespace CLOCK_MONOTONIC is an hour behind the kernel's. */
 TEST(a_server_in_a_time_namespace_is_as_fresh_as_any)
 {
@@ -241,10 +257,7 @@ TEST(a_server_in_a_time_namespace_is_as_fresh_as_any)
 			_exit(TEST_EXIT_SKIP);
 		pid = fork(); /* the first one inside */
 		if (pid == 0) {
-			struct probe_server *server = server_open(PROBE_TC, "lo");
-
-			check_answered(server, lab.server, "127.0.0.1");
-			probe_server_close(server);
+			time_traveller();
 			_exit(0);
 		}
 		_exit(waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status)

@@ -29,6 +29,7 @@
 #include "base/clock.h"
 #include "lb/policy.h"
 #include "lb/tuner.h"
+
 #define MEW_SCAN_MAX 8
 #define MEW_OWN 4.0
 #define MEW_UNKNOWN 3.0
@@ -111,16 +112,25 @@ static double mew_slowness(const struct balancer *balancer, uint32_t server)
 	return latency_ns == 0 ? 0 : MEW_SLOW * (latency_ns / balancer->mean_latency_ns - 1);
 }
 
+/* What is left of a sample's news after that long. */
+static double mew_fresh(const struct balancer *balancer, uint64_t age_ns)
+{
+	double half_ns = MEW_FADE_LATENCIES * balancer->mean_latency_ns;
+
+	if (half_ns == 0)
+		half_ns = MEW_AGE_FIRST_NS;
+	return half_ns / (half_ns + (double)age_ns);
+}
+
 /* sample NULL: nothing is known of the server. */
 static double mew_load(const struct balancer *balancer, uint64_t now_ns, uint32_t server,
 	const struct sample *sample)
 {
-	double own = (double)balancer->in_flight[server], unknown = mew_unknown(balancer);
-	double said = unknown, fades_ns = MEW_FADE_LATENCIES * balancer->mean_latency_ns, age_ns;
+	double own = (double)balancer->in_flight[server], said = mew_unknown(balancer);
 
 	if (sample != NULL) {
-		age_ns = (double)(now_ns - sample->at_ns);
-		said += ((double)sample->in_flight - unknown) * fades_ns / (fades_ns + age_ns + 1);
+		said += ((double)sample->in_flight - said) *
+			mew_fresh(balancer, now_ns - sample->at_ns);
 		said = FM_MAX(said + (double)sample->own_sends, own);
 	}
 	return said + MEW_OWN * own + mew_slowness(balancer, server);

@@ -36,6 +36,7 @@
 #define PREQUAL_POOL 16
 #define PREQUAL_PROBES 3.0
 #define PREQUAL_REMOVES 1.0
+#define PREQUAL_REUSE_MAX 1e6
 #define PREQUAL_DELTA 1.0
 #define PREQUAL_QUANTILE 0.8408964152537146 /* 2^-0.25 */
 #define PREQUAL_AGE_NS NS_PER_S
@@ -74,7 +75,9 @@ static double prequal_reuse(const struct balancer_options *options, unsigned cap
 	double kept = 1.0 - (double)capacity / (double)options->servers;
 	double gain = kept * options->probes_per_rpc - PREQUAL_REMOVES;
 
-	return gain <= 0 ? 0 : fmax(1.0, (1.0 + PREQUAL_DELTA) / gain);
+	/* what would be used a million times is as good as without bound, and rounds to no integer
+	 */
+	return gain * PREQUAL_REUSE_MAX <= 1 ? 0 : fmax(1.0, (1.0 + PREQUAL_DELTA) / gain);
 }
 
 static int prequal_open_with(struct balancer *balancer, uint64_t age_ns, double quantile)

@@ -1,6 +1,6 @@
 # rpc/urpc.cmake: microsecond RPCs. Included by rpc/CMakeLists.txt.
 fm_room(urpc SOURCES urpc_address.c urpc_client.c urpc_client_receive.c urpc_dispatch.c urpc_fiber.c urpc_fragment.c
-	urpc_once.c urpc_sender.c urpc_server.c urpc_socket.c urpc_table.c urpc_wire.c urpc_worker.c
+	urpc_once.c urpc_ring.c urpc_sender.c urpc_server.c urpc_shm_client.c urpc_shm_server.c urpc_socket.c urpc_table.c urpc_wire.c urpc_worker.c
 	DEPS base LIBS Threads::Threads)
 
 fm_test(urpc_test SOURCES urpc_test.c DEPS urpc base LABELS unit)
@@ -14,7 +14,7 @@ if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the sources once more, so that the fuzzer sees their branches
 	fm_test(urpc_fuzz DEPS base LABELS fuzz LIBS Threads::Threads SOURCES urpc_fuzz.c urpc_address.c urpc_client.c
 		urpc_client_receive.c urpc_dispatch.c urpc_fiber.c urpc_fragment.c urpc_once.c urpc_sender.c urpc_server.c
-		urpc_socket.c urpc_table.c urpc_wire.c urpc_worker.c
+		urpc_socket.c urpc_ring.c urpc_shm_client.c urpc_shm_server.c urpc_table.c urpc_wire.c urpc_worker.c
 		ARGS -runs=60000 -max_len=4096 -len_control=0 -seed=1 -verbosity=0)
 	target_compile_definitions(urpc_fuzz PRIVATE FUZZ_BY_LIBFUZZER)
 	target_compile_options(urpc_fuzz PRIVATE -fsanitize=fuzzer)

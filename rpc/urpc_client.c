@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "rpc/urpc_shm.h"
 #include "rpc/urpc_wire.h"
 
 #define COPY_BYTES_MAX 1024u /* up to so much is copied behind the header rather than gathered */
@@ -75,7 +76,8 @@ static int client_link_for(struct urpc_client *client, enum urpc_transport trans
 		}
 	if (client->links_count == URPC_LINKS_MAX)
 		return -ENOSPC;
-	r = transport == URPC_SHM ? -EOPNOTSUPP : urpc_socket_open(address, false, link);
+	r = transport == URPC_SHM ? urpc_shm_connect(address, link)
+				  : urpc_socket_open(address, false, link);
 	if (r)
 		return r;
 	client->links[client->links_count++] = *link;

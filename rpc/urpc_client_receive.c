@@ -159,6 +159,18 @@ static void receive_errors(struct urpc_client *client, struct urpc_link *link)
 	}
 }
 
+/* The connection to that server has ended, and with it all that was in flight there. */
+static void receive_end(struct urpc_client *client, const struct urpc_link *link)
+{
+	for (uint64_t i = 0; i <= client->table.mask; i++) {
+		struct urpc_slot *slot = &client->table.slots[i];
+
+		if (slot->id != 0 && !slot->finished &&
+			client->peers[slot->request.peer].link == link)
+			urpc_client_finish(client, slot, -ECONNREFUSED);
+	}
+}
+
 /* --- timers --- */
 
 static void receive_timers(struct urpc_client *client)
@@ -193,7 +205,9 @@ static bool receive_from(struct urpc_client *client, struct urpc_link *link, uin
 	client->batch.now_ns = client->now_ns;
 	n = link->ops->receive(link, &client->batch, until_ns);
 	client->now_ns = client->batch.now_ns;
-	if (n < 0)
+	if (n == -ECONNRESET)
+		receive_end(client, link);
+	else if (n < 0)
 		receive_errors(client, link);
 	for (int i = 0; i < n; i++)
 		receive_one(client, link, &client->batch.at[i]);
@@ -236,7 +250,15 @@ static void client_sleep_many(struct urpc_client *client, uint64_t until_ns)
 	struct timespec timeout = {
 		.tv_sec = (time_t)(sleep_ns / NS_PER_S), .tv_nsec = (long)(sleep_ns % NS_PER_S)};
 	uint64_t wakes;
+	bool ready = false;
 
+	for (unsigned i = 0; i < client->links_count; i++) {
+		struct urpc_link *link = client->links[i];
+
+		ready |= link->ops->arm != NULL && link->ops->arm(link);
+	}
+	if (ready)
+		timeout = (struct timespec){0};
 	for (unsigned i = 0; i < client->links_count; i++)
 		fds[i + 1] = (struct pollfd){.fd = client->links[i]->fd, .events = POLLIN};
 	if (ppoll(fds, client->links_count + 1, &timeout, NULL) > 0 && fds[0].revents != 0 &&

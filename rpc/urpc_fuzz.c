@@ -95,8 +95,11 @@ static void fuzz_nothing(struct urpc_link *link)
 	(void)link;
 }
 
-static const struct urpc_link_ops fuzz_ops = {
-	fuzz_receive, fuzz_send, fuzz_next_error, fuzz_nothing, fuzz_nothing};
+static const struct urpc_link_ops fuzz_ops = {.receive = fuzz_receive,
+	.send = fuzz_send,
+	.next_error = fuzz_next_error,
+	.wake = fuzz_nothing,
+	.close = fuzz_nothing};
 
 static int fuzz_handle(struct urpc_call *call)
 {

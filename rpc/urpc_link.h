@@ -36,7 +36,10 @@ struct urpc_address {
 		struct sockaddr_in in;
 		struct sockaddr_in6 in6;
 		struct sockaddr_un un;
-		uint64_t ring; /* shm: which connection */
+		struct {
+			uint16_t family, reserved[3]; /* AF_UNSPEC */
+			uint64_t number;
+		} ring; /* shm: which connection */
 	};
 };
 
@@ -68,6 +71,8 @@ struct urpc_link_ops {
 	/* The next datagram that could not be delivered: its first bytes. Length, or 0: no more. */
 	size_t (*next_error)(
 		struct urpc_link *link, uint8_t *bytes, size_t size, struct urpc_address *to);
+	/* Before a sleep that waits for `fd` from outside. True: do not sleep. NULL: not needed. */
+	bool (*arm)(struct urpc_link *link);
 	/* Makes a sleeping receive return; for other threads. */
 	void (*wake)(struct urpc_link *link);
 	void (*close)(struct urpc_link *link);

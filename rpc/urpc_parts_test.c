@@ -9,6 +9,7 @@
 #include "rpc/urpc_fiber.h"
 #include "rpc/urpc_fragment.h"
 #include "rpc/urpc_once.h"
+#include "rpc/urpc_ring.h"
 #include "rpc/urpc_stamps.h"
 #include "rpc/urpc_table.h"
 #include "rpc/urpc_wire.h"
@@ -267,6 +268,82 @@ TEST(first_pieces_without_end_neither_grow_nor_shut_out_others)
 		CHECK(add_piece(&gathers, 5001, piece, 5001) == NULL);
 	CHECK(add_piece(&gathers, 5001, 2, 5001) == lent[3]);
 	urpc_gathers_close(&gathers);
+}
+
+/* --- rings in shared memory --- */
+
+static struct urpc_ring ring;
+
+TEST(records_of_all_sizes_go_through_a_ring_in_order)
+{
+	static uint8_t bytes[URPC_DATAGRAM_BYTES_MAX], got[URPC_DATAGRAM_BYTES_MAX];
+	uint64_t in = 0, out = 0, put_state = 5, get_state = 5, stamp;
+	unsigned put = 0, gotten = 0;
+
+	memset(&ring, 0, sizeof(ring));
+	while (gotten < 5000) {
+		size_t length = 1 + test_random(&put_state) % sizeof(bytes);
+		struct iovec iov[2] = {
+			{bytes, length / 3}, {bytes + length / 3, length - length / 3}};
+		int r;
+
+		memset(bytes, (int)put, length);
+		r = urpc_ring_put(&ring, &in, iov, 2, put);
+		if (r == 0) {
+			put++;
+			continue;
+		}
+		CHECK_EQ(r, -EAGAIN);
+		put_state -= 0x9e3779b97f4a7c15ull; /* the same again later */
+		while ((r = urpc_ring_get(&ring, &out, got, sizeof(got), &stamp)) != 0) {
+			CHECK_EQ(r, 1 + test_random(&get_state) % sizeof(bytes));
+			CHECK_EQ(stamp, gotten);
+			CHECK_EQ(got[0], (uint8_t)gotten);
+			CHECK_EQ(got[r - 1], (uint8_t)gotten);
+			gotten++;
+		}
+	}
+}
+
+TEST(a_ring_whose_other_side_lies_is_an_error_and_never_read_outside)
+{
+	static uint8_t got[URPC_DATAGRAM_BYTES_MAX];
+	uint64_t state = 11, stamp;
+	unsigned errors = 0;
+
+	for (unsigned i = 0; i < 20000; i++) {
+		uint64_t in = 16 * (test_random(&state) % 100000), out = in;
+		struct iovec iov = {got, 1 + test_random(&state) % 100};
+
+		atomic_store(&ring.head, in);
+		atomic_store(&ring.tail, in);
+		CHECK_EQ(urpc_ring_put(&ring, &in, &iov, 1, 0), 0);
+		switch (test_random(&state) % 3) {
+		case 0:
+			atomic_store(&ring.tail, test_random(&state) >> test_random(&state) % 64);
+			break;
+		case 1: {
+			uint32_t length =
+				(uint32_t)(test_random(&state) >> test_random(&state) % 64);
+
+			memcpy(&ring.bytes[out % URPC_RING_BYTES], &length, sizeof(length));
+			break;
+		}
+		case 2:
+			atomic_store(&ring.head, test_random(&state));
+			break;
+		}
+		for (unsigned j = 0; j < 100; j++) {
+			int r = urpc_ring_get(&ring, &out, got, sizeof(got), &stamp);
+
+			CHECK_LE(r, sizeof(got));
+			errors += r < 0;
+			if (r <= 0)
+				break;
+		}
+		errors += urpc_ring_put(&ring, &in, &iov, 1, 0) == -EPROTO;
+	}
+	CHECK_LE(1000, errors);
 }
 
 /* --- times of arrival --- */

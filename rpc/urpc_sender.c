@@ -134,8 +134,8 @@ void urpc_sender_flush(struct urpc_sender *sender)
 		int sent = sender->link->ops->send(sender->link, sender->messages, n);
 
 		if (sent == -EAGAIN) {
-			/* a full unix socket is its client's; others may have room */
-			if (sender->link->family != AF_UNIX)
+			/* UDP: our own buffer is full. Else its client's; others may have room */
+			if (sender->link->family == AF_INET || sender->link->family == AF_INET6)
 				break;
 			sender->queue[kept++] = sender->queue[first++];
 		} else if (sent < 0) { /* this one can never be sent: its client is gone */

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "rpc/urpc_serve.h"
+#include "rpc/urpc_shm.h"
 
 #define REPLY_BYTES (sizeof(struct urpc_reply_head) + URPC_MESSAGE_BYTES_MAX)
 #define WORK_BYTES FM_ALIGN_UP(URPC_DATAGRAM_BYTES_MAX + REPLY_BYTES, (size_t)64)
@@ -241,7 +242,8 @@ static int server_open_parts(struct urpc_server *server)
 		return r;
 	if (getrandom(&server->hash_key, sizeof(server->hash_key), 0) != sizeof(server->hash_key))
 		return -EIO;
-	r = transport == URPC_SHM ? -EOPNOTSUPP : urpc_socket_open(&address, true, &server->link);
+	r = transport == URPC_SHM ? urpc_shm_listen(&address, &server->link)
+				  : urpc_socket_open(&address, true, &server->link);
 	if (r)
 		return r;
 	r = server_open_methods(server);

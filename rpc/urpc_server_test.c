@@ -383,7 +383,9 @@ TEST(an_idle_server_refreshes_its_slot_and_says_that_it_is_idle)
 	end_ns = clock_now_ns() + 4 * LOAD_STALE_NS;
 	while (clock_now_ns() < end_ns)
 		clock_pause(end_ns);
-	CHECK(load_read(urpc_server_slot(pair.server), clock_now_ns(), &load));
+	end_ns += 10 * NS_PER_S; /* a busy machine may not let the server run for a while */
+	while (!load_read(urpc_server_slot(pair.server), clock_now_ns(), &load))
+		CHECK_LE(clock_now_ns(), end_ns);
 	CHECK_EQ(load.in_flight, 0);
 	CHECK_EQ(load.delay_ns, 0);
 	pair_close(&pair);

@@ -54,6 +54,19 @@ TEST(messages_of_every_size_come_back_over_unix_datagrams)
 	echo_sizes(unix_address());
 }
 
+static const char *shm_address(void)
+{
+	static char text[64];
+
+	snprintf(text, sizeof(text), "shm:/tmp/urpc_test_shm.%d", getpid());
+	return text;
+}
+
+TEST(messages_of_every_size_come_back_over_shared_memory)
+{
+	echo_sizes(shm_address());
+}
+
 TEST(messages_of_every_size_come_back_over_udp_on_all_addresses)
 {
 	echo_sizes(":0");
@@ -138,14 +151,14 @@ TEST(an_answer_slower_than_the_deadline_is_a_timeout_and_then_a_stray)
 	pair_close(&pair);
 }
 
-TEST(many_requests_in_flight_all_come_back_each_with_its_own_answer)
+static void many_in_flight(const char *listen)
 {
 	enum { ROUNDS = 200, DEPTH = 50 };
 	struct pair pair;
 	uint64_t sent[DEPTH], got[DEPTH], id;
 	struct urpc_completion completions[16];
 
-	pair_open(&pair, "127.0.0.1:0", NULL);
+	pair_open(&pair, listen, NULL);
 	for (uint64_t round = 0; round < ROUNDS; round++) {
 		unsigned done = 0;
 
@@ -178,6 +191,121 @@ TEST(many_requests_in_flight_all_come_back_each_with_its_own_answer)
 					0);
 		}
 	}
+	pair_close(&pair);
+}
+
+TEST(many_requests_in_flight_all_come_back_each_with_its_own_answer)
+{
+	many_in_flight("127.0.0.1:0");
+}
+
+TEST(many_requests_in_flight_over_shared_memory_all_come_back)
+{
+	many_in_flight(shm_address());
+}
+
+/* The kernel queues ten unix datagrams, no more: the rest is repeated by us or by the server. */
+TEST(many_requests_in_flight_over_unix_datagrams_all_come_back)
+{
+	enum { CALLS = 200 };
+	struct pair pair;
+	uint64_t id;
+	unsigned sent = 0, done = 0;
+	struct urpc_completion completion;
+
+	pair_open(&pair, unix_address(), NULL);
+	while (done < CALLS) {
+		int r = sent == CALLS
+				? -ENOBUFS
+				: urpc_client_send(pair.client,
+					  &(struct urpc_request){.peer = pair.peer,
+						  .method = ECHO,
+						  .deadline_ns = clock_now_ns() + 5 * NS_PER_S},
+					  &id);
+
+		CHECK(r == 0 || r == -ENOBUFS);
+		sent += r == 0;
+		if (r == 0)
+			continue;
+		while (urpc_client_poll(pair.client, &completion, 1) != 0) {
+			CHECK_EQ(completion.status, 0);
+			done++;
+		}
+	}
+	pair_close(&pair);
+}
+
+TEST(servers_of_all_kinds_answer_one_client)
+{
+	const char *listen[] = {"127.0.0.1:0", "[::1]:0", unix_address(), shm_address()};
+	struct urpc_server *servers[4];
+	struct urpc_client_options client_options = {0};
+	struct urpc_client *client;
+	uint32_t peers[4];
+	uint64_t id;
+
+	CHECK_EQ(urpc_client_open(&client_options, &client), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		struct urpc_server_options options = {.listen = listen[i],
+			.methods = methods,
+			.methods_count = FM_ARRAY_COUNT(methods)};
+		char address[64];
+		int r = urpc_server_open(&options, &servers[i]);
+
+		if (i == 1 && r != 0)
+			TEST_SKIP("this machine has no IPv6");
+		CHECK_EQ(r, 0);
+		CHECK_EQ(urpc_server_start(servers[i]), 0);
+		snprintf(address, sizeof(address),
+			i == 0   ? "127.0.0.1:%u"
+			: i == 1 ? "[::1]:%u"
+				 : "%u",
+			urpc_server_port(servers[i]));
+		CHECK_EQ(urpc_client_add(client, i < 2 ? address : listen[i], &peers[i]), 0);
+	}
+	for (unsigned round = 0; round < 50; round++)
+		for (unsigned i = 0; i < 4; i++) {
+			struct urpc_completion done;
+
+			CHECK_EQ(urpc_client_send(client,
+					 &(struct urpc_request){.peer = peers[i],
+						 .method = ECHO,
+						 .deadline_ns = clock_now_ns() + 5 * NS_PER_S},
+					 &id),
+				0);
+			done = wait_one(client);
+			CHECK_EQ(done.id, id);
+			CHECK_EQ(done.status, 0);
+			CHECK_EQ(done.load.epoch, urpc_server_slot(servers[i])->epoch);
+		}
+	urpc_client_close(client);
+	for (unsigned i = 0; i < 4; i++)
+		urpc_server_close(servers[i]);
+}
+
+TEST(the_end_of_a_server_in_shared_memory_ends_what_was_in_flight_and_its_successor_serves)
+{
+	struct pair pair;
+	struct urpc_server_options options = {.listen = shm_address(),
+		.methods = methods,
+		.methods_count = FM_ARRAY_COUNT(methods)};
+	uint64_t us = 1000000, id;
+	struct urpc_request request = {.method = SPIN,
+		.bytes = &us,
+		.length = sizeof(us),
+		.deadline_ns = clock_now_ns() + 20 * NS_PER_S};
+
+	pair_open(&pair, shm_address(), NULL);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = ECHO}).status, 0);
+	request.peer = pair.peer;
+	urpc_server_close(pair.server);
+	/* the client has not looked yet: this one still goes into the ring */
+	if (urpc_client_send(pair.client, &request, &id) == 0)
+		CHECK_EQ(wait_one(pair.client).status, -ECONNREFUSED);
+	CHECK_EQ(urpc_client_send(pair.client, &request, &id), -ECONNREFUSED);
+	CHECK_EQ(urpc_server_open(&options, &pair.server), 0);
+	CHECK_EQ(urpc_server_start(pair.server), 0);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = ECHO}).status, 0);
 	pair_close(&pair);
 }
 

@@ -362,6 +362,32 @@ TEST(servers_of_different_ports_share_an_interface)
 	probe_server_close(second);
 }
 
+/* By links and by filters: who goes takes nothing of the other's along, and there is one answer. */
+TEST(a_successor_may_start_before_its_predecessor_ends)
+{
+	struct probe_server *first, *second;
+	int client;
+
+	lab_wanted();
+	for (unsigned old_kernel = 0; old_kernel < 2; old_kernel++) {
+		fault_disarm_all();
+		if (old_kernel)
+			CHECK_EQ(fault_arm("probe.tcx", 1, true), 0);
+		first = server_open(PROBE_TC, "lo");
+		second = server_open(PROBE_TC, "lo");
+		publish(first);
+		client = client_open(lab.server, "127.0.0.1", PORT);
+		publish(second);
+		CHECK_EQ(ask(client).in_flight, busy.in_flight);
+		CHECK(are_silent(client, -1));
+		close(client);
+		probe_server_close(first);
+		check_answered(second, lab.server, "127.0.0.1");
+		probe_server_close(second);
+	}
+	fault_disarm_all();
+}
+
 TEST(a_mode_asked_for_by_name_is_that_or_an_error)
 {
 	struct probe_server_options options = {.mode = PROBE_XDP, .port = PORT, .interfaces = "lo"};

@@ -17,7 +17,7 @@
  * own ones sent since; and MEW_OWN for each own request that is there now: a request of ours that
  * is still out is news that no sample has, and spreading one's own requests evens out the arrivals
  * at every server. One more or less for a server that is slower or faster to us than the mean. If
- * the best is worse than an unknown one, a few random servers are looked at.
+ * the best is worse than an unknown one, a few more servers are looked at in turn.
  *
  * The queueing delay that servers report is not part of it: whatever weight it was given, together
  * with the requests in flight it made the tail longer, because it is the past of a queue whose
@@ -33,7 +33,7 @@
 #define MEW_SCAN_MAX 8
 #define MEW_OWN 4.0
 #define MEW_UNKNOWN 3.0
-#define MEW_DRAWS 4            /* random servers looked at when no sample is good */
+#define MEW_TURNS 4            /* servers looked at in turn when no sample is good */
 #define MEW_FADE_LATENCIES 0.5 /* a sample of that age is worth half */
 #define MEW_SLOW 1.0           /* a server twice as slow: as one request more */
 #define MEW_LATENCY_STEP 0.1f  /* of a server's mean latency: about its last 10 replies */
@@ -46,6 +46,7 @@
 #define MEW_MEAN_STEP 0.01 /* of the fleet's mean: about the last 100 answers */
 
 struct mew {
+	uint32_t turn;          /* a position among the usable servers */
 	unsigned pairs_waiting; /* to be probed at the next balancer_probes */
 	double mean_load;       /* in flight at a server drawn at random */
 	float *latency_ns;      /* moving mean of each server's replies here; 0: none yet */
@@ -62,6 +63,7 @@ static int mew_fixed_open(struct balancer *balancer, const char **why)
 	mew->latency_ns = calloc(balancer->options.servers, sizeof(*mew->latency_ns));
 	if (mew->latency_ns == NULL)
 		return -ENOMEM;
+	mew->turn = draw_below(&balancer->draw, balancer->options.servers);
 	if (balancer->options.probes_per_rpc == 0)
 		balancer->options.probes_per_rpc = MEW_RATE_DEFAULT;
 	return 0;
@@ -152,6 +154,29 @@ static void mew_consider(struct balancer *balancer, uint64_t now_ns, uint32_t se
 		*best = (struct mew_best){server, load};
 }
 
+/*
+ * A few servers beside what is known, cyclic rather than at random: it spaces out one's own
+ * requests. The next time begins behind the one that was taken.
+ */
+static void mew_look_further(
+	struct balancer *balancer, uint64_t now_ns, uint64_t since_ns, struct mew_best *best)
+{
+	struct health *health = &balancer->health;
+	struct mew *mew = balancer->state;
+	uint32_t turn = mew->turn, server;
+
+	for (unsigned i = 0; i < MEW_TURNS; i++) {
+		turn = turn + 1 < health->fit_count ? turn + 1 : 0;
+		server = health->order[turn];
+		mew_consider(balancer, now_ns, server, pool_get(&balancer->pool, server, since_ns),
+			best);
+		if (best->server == server)
+			mew->turn = turn;
+	}
+	if (best->server == HEALTH_NOBODY) /* none was let through: any */
+		best->server = health_draw(health, &balancer->draw, now_ns);
+}
+
 static enum balancer_verdict mew_pick(
 	struct balancer *balancer, uint64_t now_ns, struct balancer_pick *pick)
 {
@@ -171,13 +196,7 @@ static enum balancer_verdict mew_pick(
 	if (best.server != HEALTH_NOBODY && best.load <= mew_unknown(balancer))
 		return policy_send(pick, best.server);
 	balancer->stats.picks_blind++;
-	for (unsigned i = 0; i < MEW_DRAWS; i++) {
-		server = health_draw(&balancer->health, &balancer->draw, now_ns);
-		sample = pool_get(pool, server, since_ns);
-		mew_consider(balancer, now_ns, server, sample, &best);
-	}
-	if (best.server == HEALTH_NOBODY)
-		best.server = server;
+	mew_look_further(balancer, now_ns, since_ns, &best);
 	return policy_send(pick, best.server);
 }
 

@@ -61,6 +61,9 @@ struct catalog_node {
 	_Atomic uint64_t memory_bytes, leased_bytes, keepalive_rtt_ns;
 	_Atomic uint64_t down_since_ns; /* realtime; 0 when up */
 	_Atomic uint32_t draining;      /* the agent: no new regions there, its columns move away */
+	/* The agent: requests wait there, the longer the larger the number, see agent_load.c. 0:
+	 * not, or not known. A degraded read asks others first. */
+	_Atomic uint32_t busy;
 	/* The runtime: reads go around it until then (clock_now_ns), because others are faster. */
 	_Atomic uint64_t slow_until_ns;
 };

@@ -156,15 +156,44 @@ static void spanset_degraded_post(
 	f->pending_count++;
 }
 
+/* How long requests wait at a column's node, as the agent says (farmem/agent/agent_load.c). A hint:
+ * the column may be put elsewhere meanwhile. */
+static uint32_t spanset_column_busy(struct spanset_io *io, const struct catalog_column *column)
+{
+	const struct catalog_node *node = &io->core->catalog.nodes[catalog_column_node(column)];
+	return atomic_load_explicit(&node->busy, memory_order_relaxed);
+}
+
+/* The positions from the own one on, those at busy nodes last; as they are while nobody is busy. */
+static void spanset_degraded_order(
+	struct spanset_io *io, const struct spanset_fetch *f, uint8_t order[EC_N_MAX])
+{
+	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	unsigned count = (unsigned)g->k + g->m;
+	uint32_t busy[EC_N_MAX];
+	for (unsigned i = 0; i < count; i++) {
+		unsigned pos = (f->pos + i) % count, at = i;
+		uint32_t own = spanset_column_busy(io, &g->columns[pos]);
+		for (; at > 0 && busy[at - 1] > own; at--) {
+			order[at] = order[at - 1];
+			busy[at] = busy[at - 1];
+		}
+		order[at] = (uint8_t)pos;
+		busy[at] = own;
+	}
+}
+
 /* Asks for as many positions as are still missing. */
 static void spanset_degraded_step(struct spanset_io *io, struct spanset_fetch *f)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	uint8_t order[EC_N_MAX];
 	unsigned passes = f->phase == FETCH_HEDGED ? DEGRADED_SLOW : DEGRADED_PASSES;
 	uint32_t not = f->direct_out ? 1u << f->pos : 0;
+	spanset_degraded_order(io, f, order);
 	for (unsigned pass = 0; pass < passes; pass++) {
 		for (unsigned i = 0; i < (unsigned)g->k + g->m; i++) {
-			unsigned pos = (f->pos + i) % ((unsigned)g->k + g->m);
+			unsigned pos = order[i];
 			uint32_t bit = 1u << pos;
 			if ((unsigned)__builtin_popcount(f->good) + f->pending_count >= g->k)
 				return;

@@ -229,6 +229,8 @@ struct agent {
 	unsigned left_count;
 	struct repair_agent *repair; /* agent_repair.c */
 	struct scrub_agent *scrub;   /* agent_scrub.c */
+	struct load_agent *load;     /* agent_load.c; NULL: no node can be asked */
+	bool load_refused;
 };
 
 /* ---- agent.c ---- */
@@ -342,6 +344,14 @@ void repair_adopt(struct agent_runtime *runtime);
 void repair_poke(struct agent *agent);
 /* The runtime is gone: ends its repairs. Called by groups_release, before the catalog is closed. */
 void repair_forget(struct agent_runtime *runtime);
+
+/* ---- agent_load.c: has a timer of its own, begun by the first load_tick that finds a node to ask
+ * ---- */
+#define LOAD_CLASS_MAX 15u
+void load_tick(struct agent *agent);
+/* A class of busyness, 0..LOAD_CLASS_MAX; what it rests on where asked for (0: not known). */
+uint32_t load_of(const struct agent_member *member, uint64_t *delay_ns, uint32_t *in_flight);
+uint32_t load_class(uint64_t delay_ns);
 
 /* ---- agent_drain.c ---- */
 /* Everything off the node of that name, or no more. 0, -ENOENT (no such node), -EALREADY. */

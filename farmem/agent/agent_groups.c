@@ -12,8 +12,8 @@
  * while m stays as it was: a full cluster takes less, it does not become less safe.
  *
  * Invariants
- *   1. The columns of a group are on different hosts. Among hosts slow ones come last, then the
- * least leased first; of these, parity goes to those that have had the least of it, and data
+ *   1. The columns of a group are on different hosts. Among hosts slow ones come last, then busy
+ * ones, then the least leased first; of these, parity goes to those that have had the least of it, and data
  * positions rotate.
  *   2. A group is shown only when all its columns are held and none of its nodes went down
  *      meanwhile.
@@ -205,7 +205,8 @@ void groups_code(unsigned hosts, struct option_code wish, struct option_code *co
 struct candidate {
 	struct agent_member *member;
 	uint32_t host;
-	bool slow; /* some program reads around it (farmem/hedge.h) */
+	bool slow;     /* some program reads around it (farmem/hedge.h) */
+	uint32_t busy; /* requests wait there (agent_load.c) */
 	uint64_t leased_bytes;
 };
 
@@ -250,7 +251,8 @@ static bool member_is_slow(const struct agent_member *member)
 static void plan_add(struct plan *plan, struct agent_member *member)
 {
 	struct candidate candidate = {member, member->agent->nodes[member->node].host,
-		member_is_slow(member), member->load.leased_bytes + member->reserving_bytes};
+		member_is_slow(member), load_of(member, NULL, NULL),
+		member->load.leased_bytes + member->reserving_bytes};
 	for (unsigned i = 0; i < plan->room_count; i++) {
 		struct candidate *other = &plan->candidates[i];
 		if (other->host != candidate.host)
@@ -267,6 +269,8 @@ static int candidate_compare(const void *a, const void *b)
 	const struct candidate *x = a, *y = b;
 	if (x->slow != y->slow)
 		return x->slow ? 1 : -1;
+	if (x->busy != y->busy)
+		return x->busy < y->busy ? -1 : 1;
 	if (x->leased_bytes != y->leased_bytes)
 		return x->leased_bytes < y->leased_bytes ? -1 : 1;
 	return x->member->index < y->member->index ? -1 : 1;

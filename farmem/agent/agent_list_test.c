@@ -3,6 +3,7 @@
  * its own.
  */
 #include <fcntl.h>
+#include <pthread.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
@@ -213,5 +214,100 @@ TEST(a_listed_node_that_does_not_answer_is_said_and_the_others_serve)
 	finish(runtime);
 	node_end(&gone, SIGTERM);
 	for (unsigned i = 0; i < 3; i++)
+		node_end(&nodes[i], SIGTERM);
+}
+
+/* ---- a busy node ---- */
+
+static bool node_is_busy(struct runtime *runtime, uint64_t index)
+{
+	return atomic_load(&runtime->catalog.nodes[index].busy) != 0;
+}
+
+static bool node_is_not_busy(struct runtime *runtime, uint64_t index)
+{
+	return !node_is_busy(runtime, index);
+}
+
+/* Reads that keep a node at work all the time. */
+struct reader {
+	const char *endpoint;
+	struct fabric_capability capability;
+	_Atomic bool stop;
+	pthread_t thread;
+};
+
+static void *reader_main(void *argument)
+{
+	static uint8_t page[4096];
+	struct reader *reader = argument;
+	struct fabric_queue_options options = {.depth = 8};
+	struct iovec iov = {page, sizeof page};
+	struct fabric_queue *queue;
+	struct fabric_region *region;
+	struct fabric_completion done;
+	if (fabric_queue_open(&options, &queue) != 0)
+		return NULL;
+	bool attached = fabric_attach(queue, reader->endpoint, &reader->capability,
+				clock_now_ns() + 10 * NS_PER_S, &region) == 0;
+	while (attached && !atomic_load(&reader->stop)) {
+		struct fabric_transfer transfer = {
+			.iov = &iov, .iov_count = 1, .deadline_ns = clock_now_ns() + 10 * NS_PER_S};
+		if (fabric_post_read(region, &transfer) != 0 ||
+			fabric_wait(queue, &done, 1, transfer.deadline_ns) != 1 || done.status != 0)
+			break;
+	}
+	fabric_queue_close(queue);
+	return NULL;
+}
+
+/* Where the node is in the catalog. */
+static unsigned reader_begin(
+	struct reader *reader, struct runtime *runtime, const struct node *node, unsigned count)
+{
+	unsigned index = 0, position = 0;
+	for (unsigned i = 0; i < count; i++)
+		if (atoi(strrchr(runtime->catalog.nodes[i].name, ':') + 1) == node->port)
+			index = i;
+	while (catalog_column_node(&runtime->catalog.groups[0].columns[position]) != index)
+		position++;
+	reader->endpoint = runtime->catalog.nodes[index].endpoint;
+	reader->capability = catalog_cur(&runtime->catalog.groups[0].columns[position])->capability;
+	CHECK_EQ(pthread_create(&reader->thread, NULL, reader_main, reader), 0);
+	return index;
+}
+
+TEST(where_requests_wait_no_new_columns_go_while_there_are_others)
+{
+	struct node nodes[5];
+	struct reader reader = {0};
+	char config[512];
+	tree_begin();
+	/* Each reply of the first takes 40 ms. */
+	setenv("FARMEM_SLOW_READS", "40ms", 1);
+	node_start(&nodes[0], 0, "a");
+	unsetenv("FARMEM_SLOW_READS");
+	snprintf(config, sizeof config, "nodes=127.0.0.1:%d", nodes[0].port);
+	for (unsigned i = 1; i < 5; i++) {
+		node_start(&nodes[i], 0, (char[]){(char)('a' + i), '\0'});
+		snprintf(config + strlen(config), sizeof config - strlen(config), ",127.0.0.1:%d",
+			nodes[i].port);
+	}
+	snprintf(config + strlen(config), sizeof config - strlen(config), "\n");
+	struct runtime *runtime = runtime_begin(3, 1, config);
+	CHECK(pump(runtime, all_are_up, 5));
+	want(runtime, 1);
+	check_group(runtime, 0, 3, 1);
+	unsigned busy = reader_begin(&reader, runtime, &nodes[0], 5);
+	CHECK(pump(runtime, node_is_busy, busy));
+	want(runtime, 2); /* the one with nothing so far, and three of four with one region each */
+	check_group(runtime, 1, 3, 1);
+	for (unsigned p = 0; p < 4; p++)
+		CHECK_NE(catalog_column_node(&runtime->catalog.groups[1].columns[p]), busy);
+	atomic_store(&reader.stop, true);
+	pthread_join(reader.thread, NULL);
+	CHECK(pump(runtime, node_is_not_busy, busy));
+	finish(runtime);
+	for (unsigned i = 0; i < 5; i++)
 		node_end(&nodes[i], SIGTERM);
 }

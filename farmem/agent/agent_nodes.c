@@ -661,6 +661,7 @@ void nodes_tick(struct agent *agent, uint64_t now_ns)
 			node_check(&agent->members[i]);
 		member_flush_releases(&agent->members[i]);
 	}
+	load_tick(agent);
 }
 
 bool nodes_settling(const struct agent *agent, uint64_t now_ns)

@@ -20,7 +20,8 @@
  *     {"name", "host", "endpoint", "incarnation": 16 hexadecimal digits, or "" while it does not
  *      serve, "state": "joining|up|suspect|alias", "draining": true|false,
  *      "quarantined_until_ns": realtime, or 0, "memory_bytes", "leased_bytes", "free_bytes",
- *      "leases", "orphaned", "calls_in_flight", "rebuilds", "rtt_ns",
+ *      "leases", "orphaned", "calls_in_flight", "rebuilds", "rtt_ns", "delay_ns", "in_flight" (of
+ *      its data server, by probes; 0 when not known),
  *      "columns": of this agent's programs there,
  *      "in": columns that are being rebuilt or copied there,
  *      "out": columns that are to leave it (it drains),
@@ -234,6 +235,15 @@ static void add_member_load(cJSON *object, const struct ctl_load *load)
 	add_number(object, "rebuilds", load->rebuilds);
 }
 
+static void add_member_wait(cJSON *object, const struct agent_member *member)
+{
+	uint64_t delay_ns;
+	uint32_t in_flight;
+	(void)load_of(member, &delay_ns, &in_flight);
+	add_number(object, "delay_ns", delay_ns);
+	add_number(object, "in_flight", in_flight);
+}
+
 static cJSON *member_object(const struct agent *agent, const struct agent_member *member)
 {
 	static const char *const names[] = {"joining", "up", "suspect", "alias"};
@@ -259,6 +269,7 @@ static cJSON *member_object(const struct agent *agent, const struct agent_member
 			: 0);
 	add_member_load(object, node != NULL ? &member->load : &none);
 	add_number(object, "rtt_ns", node != NULL ? node->rtt_ns : 0);
+	add_member_wait(object, member);
 	for (unsigned r = 0; r < agent->runtimes_count && node != NULL; r++)
 		for (unsigned g = 0; g < agent->runtimes[r]->groups_count; g++)
 			columns += member_group(agent->runtimes[r], g, member, &in, &out);

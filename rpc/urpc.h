@@ -84,7 +84,8 @@ unsigned urpc_client_poll(
 /* Spins, then sleeps until something can be polled, urpc_client_wake, or until_ns. 0 or -ETIMEDOUT.
  */
 int urpc_client_wait(struct urpc_client *client, uint64_t until_ns);
-/* Wakes a thread that sleeps in urpc_client_wait; the one call that any thread may make. */
+/* Wakes a thread that sleeps in urpc_client_wait; the one call that any thread may make. The very
+ * first may take 10 ms to be noticed by a client of one server; call it once at the beginning. */
 void urpc_client_wake(struct urpc_client *client);
 
 struct urpc_client_stats {

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "rpc/urpc_shm.h"
 #include "rpc/urpc_wire.h"
 
@@ -84,6 +85,35 @@ static int client_link_for(struct urpc_client *client, enum urpc_transport trans
 	return 0;
 }
 
+/* A link with one server is connected to it, one with several to none. */
+static void client_connect(struct urpc_client *client, struct urpc_link *link)
+{
+	const struct urpc_peer *only = NULL;
+	unsigned count = 0;
+	int r;
+
+	if (link->ops->connect == NULL)
+		return;
+	for (uint32_t i = 0; i < client->peers_count && count < 2; i++)
+		if (client->peers[i].link == link) {
+			only = &client->peers[i];
+			count++;
+		}
+	if (count != 1 || atomic_load_explicit(&client->ever_woken, memory_order_relaxed))
+		only = NULL;
+	if ((only != NULL) == link->connected)
+		return;
+	r = link->ops->connect(link, only != NULL ? &only->address : NULL);
+	if (r != 0) /* no route at the moment, say: sends will tell */
+		log_debug("urpc: connect to_one=%d error=%d", only != NULL, -r);
+}
+
+void urpc_client_disconnect(struct urpc_client *client)
+{
+	for (unsigned i = 0; i < client->links_count; i++)
+		client_connect(client, client->links[i]);
+}
+
 int urpc_client_add(struct urpc_client *client, const char *text, uint32_t *peer)
 {
 	enum urpc_transport transport;
@@ -109,6 +139,7 @@ int urpc_client_add(struct urpc_client *client, const char *text, uint32_t *peer
 	if (*place == 0) /* the same server twice: its datagrams are the first one's */
 		*place = client->peers_count + 1;
 	*peer = client->peers_count++;
+	client_connect(client, link);
 	return 0;
 }
 
@@ -128,6 +159,15 @@ void urpc_client_finish(struct urpc_client *client, struct urpc_slot *slot, int 
 	else
 		client->table.slots[client->finished_last].finished_next = index;
 	client->finished_last = index;
+}
+
+/* Whom a datagram is for. */
+static void client_address(const struct urpc_peer *peer, struct msghdr *message)
+{
+	if (peer->link->connected)
+		return;
+	message->msg_name = (void *)(uintptr_t)&peer->address.any;
+	message->msg_namelen = peer->address.length;
 }
 
 static uint32_t client_microseconds(uint64_t ns)
@@ -169,12 +209,10 @@ static int client_transmit_one(struct urpc_peer *peer, const struct urpc_request
 	uint8_t bytes[sizeof(*head) + COPY_BYTES_MAX];
 	struct iovec iov[2] = {
 		{bytes, sizeof(*head)}, {(void *)(uintptr_t)request->bytes, request->length}};
-	struct mmsghdr message = {.msg_hdr = {.msg_name = &peer->address.any,
-					  .msg_namelen = peer->address.length,
-					  .msg_iov = iov,
-					  .msg_iovlen = 1}};
+	struct mmsghdr message = {.msg_hdr = {.msg_iov = iov, .msg_iovlen = 1}};
 	int n;
 
+	client_address(peer, &message.msg_hdr);
 	memcpy(bytes, head, sizeof(*head));
 	if (head->head.total_bytes > COPY_BYTES_MAX) {
 		message.msg_hdr.msg_iovlen = 2;
@@ -208,10 +246,9 @@ static int client_transmit_pieces(struct urpc_peer *peer, const struct urpc_requ
 			iov[i][0] = (struct iovec){&heads[i], sizeof(heads[i])};
 			iov[i][1] = (struct iovec){(uint8_t *)(uintptr_t)request->bytes + offset,
 				urpc_wire_piece_bytes(request->length, head->head.unit, done + i)};
-			messages[i] = (struct mmsghdr){.msg_hdr = {.msg_name = &peer->address.any,
-							       .msg_namelen = peer->address.length,
-							       .msg_iov = iov[i],
-							       .msg_iovlen = 2}};
+			messages[i] =
+				(struct mmsghdr){.msg_hdr = {.msg_iov = iov[i], .msg_iovlen = 2}};
+			client_address(peer, &messages[i].msg_hdr);
 		}
 		n = peer->link->ops->send(peer->link, messages, count);
 		if (n <= 0)
@@ -304,8 +341,7 @@ int urpc_client_send_foreign(
 	if (index >= client->peers_count)
 		return -EINVAL;
 	peer = &client->peers[index];
-	message.msg_hdr.msg_name = &peer->address.any;
-	message.msg_hdr.msg_namelen = peer->address.length;
+	client_address(peer, &message.msg_hdr);
 	n = peer->link->ops->send(peer->link, &message, 1);
 	return n < 0 ? n : 0;
 }

@@ -37,6 +37,7 @@ struct urpc_client {
 	struct spin spin;
 	int wake_fd; /* for sleeping on several links */
 	_Atomic bool sleeping, woken;
+	_Atomic bool ever_woken; /* by another thread: then links stay unconnected */
 	struct urpc_client_stats stats;
 	struct urpc_batch batch;
 	struct urpc_address sources[URPC_BATCH_MAX];
@@ -47,6 +48,8 @@ struct urpc_client {
 uint32_t urpc_client_peer_at(const struct urpc_client *client, const struct urpc_address *source);
 /* Its completion waits to be polled from now on. */
 void urpc_client_finish(struct urpc_client *client, struct urpc_slot *slot, int status);
+/* Connected links cannot be woken: none from now on. */
+void urpc_client_disconnect(struct urpc_client *client);
 /* Sends what slot->request says. 0 or -errno. */
 int urpc_client_transmit(struct urpc_client *client, struct urpc_slot *slot);
 /* Receives what is there on all links, and does what is due. */

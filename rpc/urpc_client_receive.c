@@ -269,6 +269,9 @@ static void client_sleep_many(struct urpc_client *client, uint64_t until_ns)
 
 static void client_sleep(struct urpc_client *client, uint64_t until_ns)
 {
+	if (fm_unlikely(atomic_load_explicit(&client->ever_woken, memory_order_relaxed)) &&
+		client->links_count == 1 && client->links[0]->connected)
+		urpc_client_disconnect(client);
 	/* seq_cst: pairs with urpc_client_wake; either it sees us sleep or we see that it called */
 	atomic_store(&client->sleeping, true);
 	if (!atomic_load(&client->woken)) {
@@ -320,6 +323,7 @@ void urpc_client_wake(struct urpc_client *client)
 {
 	uint64_t one = 1;
 
+	atomic_store_explicit(&client->ever_woken, true, memory_order_relaxed);
 	atomic_store(&client->woken, true); /* seq_cst: see client_sleep */
 	if (!atomic_load(&client->sleeping))
 		return;

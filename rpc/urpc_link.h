@@ -65,14 +65,17 @@ struct urpc_link_ops {
 	/* until_ns 0: what is there; else sleeps, until then or URPC_TICK_NS at most. Returns how
 	 * many; -errno: the link is broken, or (-ECONNREFUSED) errors want a look. */
 	int (*receive)(struct urpc_link *link, struct urpc_batch *batch, uint64_t until_ns);
-	/* To msg_name each (NULL: the only peer). How many went; -EAGAIN: no room at the moment;
-	 * else -errno of the first. */
+	/* To msg_name each (NULL: whom the link is connected to). How many went; -EAGAIN: no room
+	 * at the moment; else -errno of the first. */
 	int (*send)(struct urpc_link *link, struct mmsghdr *messages, unsigned count);
 	/* The next datagram that could not be delivered: its first bytes. Length, or 0: no more. */
 	size_t (*next_error)(
 		struct urpc_link *link, uint8_t *bytes, size_t size, struct urpc_address *to);
 	/* Before a sleep that waits for `fd` from outside. True: do not sleep. NULL: not needed. */
 	bool (*arm)(struct urpc_link *link);
+	/* Sends to, and takes from, this one only: no route is looked up for each datagram. A
+	 * connected link cannot be woken. `to` NULL: all again. NULL: not needed. */
+	int (*connect)(struct urpc_link *link, const struct urpc_address *to);
 	/* Makes a sleeping receive return; for other threads. */
 	void (*wake)(struct urpc_link *link);
 	void (*close)(struct urpc_link *link);
@@ -83,6 +86,7 @@ struct urpc_link {
 	uint32_t unit; /* bytes of a message per datagram */
 	int family;    /* AF_INET, AF_INET6, AF_UNIX; shm: AF_UNSPEC */
 	uint16_t port;
+	bool connected;
 	int fd; /* readable: something may be received */
 };
 

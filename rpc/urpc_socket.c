@@ -30,6 +30,7 @@
 #define SEND_BUFFER_BYTES (1 << 20)
 #define CONTROL_BYTES 128
 #define UNIT_UNIX 16384u
+#define SPIN_NS_MAX 2000u  /* between two looks of a thread that spins */
 #define SLEEP_NS_MIN 2500u /* a receive that took longer had to wait */
 
 struct socket_link {
@@ -140,7 +141,7 @@ static void socket_sleep(struct socket_link *s, uint64_t sleep_ns)
 }
 
 /* One datagram costs less by recvmsg than by recvmmsg, which looks for a second one. */
-static int socket_receive_some(struct socket_link *s, int flags)
+static int socket_receive_some(struct socket_link *s, int flags, bool with_control)
 {
 	struct msghdr *one = &s->messages[0].msg_hdr;
 	long n;
@@ -149,10 +150,11 @@ static int socket_receive_some(struct socket_link *s, int flags)
 		return (int)syscall(
 			SYS_recvmmsg, s->link.fd, s->messages, s->expected, flags, NULL);
 	flags &= ~MSG_WAITFORONE;
-	if (s->stamped) {
+	if (with_control) {
 		n = syscall(SYS_recvmsg, s->link.fd, one, flags);
 	} else {
 		one->msg_flags = 0;
+		one->msg_controllen = 0;
 		n = syscall(SYS_recvfrom, s->link.fd, one->msg_iov->iov_base, one->msg_iov->iov_len,
 			flags | MSG_TRUNC, one->msg_name, &one->msg_namelen);
 		if (n > (long)one->msg_iov->iov_len)
@@ -178,7 +180,11 @@ static int socket_receive(struct urpc_link *link, struct urpc_batch *batch, uint
 		else
 			socket_sleep(s, until_ns - batch->now_ns);
 	}
-	n = socket_receive_some(s, flags);
+	/* who saw the socket empty just now needs nobody to tell when a datagram came */
+	n = socket_receive_some(s, flags,
+		s->any_address ||
+			(s->stamped && (flags != MSG_DONTWAIT ||
+					       begun_ns - s->stamps.empty_ns > SPIN_NS_MAX)));
 	error = n < 0 ? errno : 0;
 	batch->now_ns = clock_now_ns();
 	if (n <= 0 || (unsigned)n < s->expected) {
@@ -282,6 +288,18 @@ static size_t socket_next_error(
 	return n > 0 ? (size_t)n : 0;
 }
 
+static int socket_connect(struct urpc_link *link, const struct urpc_address *to)
+{
+	static const struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+	int r = to != NULL ? connect(link->fd, &to->any, to->length)
+			   : connect(link->fd, &nobody, sizeof(nobody));
+
+	if (r != 0)
+		return -errno;
+	link->connected = to != NULL;
+	return 0;
+}
+
 static void socket_wake(struct urpc_link *link)
 {
 	struct socket_link *s = socket_of(link);
@@ -305,6 +323,16 @@ static void socket_close(struct urpc_link *link)
 }
 
 static const struct urpc_link_ops socket_ops = {
+	.receive = socket_receive,
+	.send = socket_send,
+	.next_error = socket_next_error,
+	.connect = socket_connect,
+	.wake = socket_wake,
+	.close = socket_close,
+};
+
+/* Of a socket that would lose its port by disconnecting. */
+static const struct urpc_link_ops socket_ops_unconnected = {
 	.receive = socket_receive,
 	.send = socket_send,
 	.next_error = socket_next_error,
@@ -361,6 +389,25 @@ static void socket_remove_stale(const struct urpc_address *address)
 	close(fd);
 }
 
+/*
+ * A port that is free at the moment, or 0. A socket bound to it by number keeps it through connect
+ * and disconnect, as one bound to the kernel's choice does not.
+ */
+static in_port_t socket_free_port(int family)
+{
+	struct urpc_address address = {0};
+	socklen_t length = family == AF_INET ? sizeof(address.in) : sizeof(address.in6);
+	int fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	address.any.sa_family = (sa_family_t)family;
+	if (fd < 0 || bind(fd, &address.any, length) != 0 ||
+		getsockname(fd, &address.any, &length) != 0)
+		address.in.sin_port = 0;
+	if (fd >= 0)
+		close(fd);
+	return address.in.sin_port;
+}
+
 /* Binds, and notes where a datagram to ourselves would go. */
 static int socket_bind(struct socket_link *s, const struct urpc_address *address, bool listen)
 {
@@ -371,10 +418,20 @@ static int socket_bind(struct socket_link *s, const struct urpc_address *address
 		local = *address;
 	else if (s->link.family == AF_UNIX)
 		local.length = sizeof(sa_family_t); /* autobind */
+	else
+		local.in.sin_port =
+			socket_free_port(s->link.family); /* in6's is in the same place */
 	if (listen && s->link.family == AF_UNIX)
 		socket_remove_stale(address);
-	if (bind(s->link.fd, &local.any, local.length) != 0)
-		return -errno;
+	if (bind(s->link.fd, &local.any, local.length) != 0) {
+		/* a client's free port was taken in the meantime: any other will do */
+		if (listen || s->link.family == AF_UNIX || errno != EADDRINUSE)
+			return -errno;
+		local.in.sin_port = 0;
+		if (bind(s->link.fd, &local.any, local.length) != 0)
+			return -errno;
+		s->link.ops = &socket_ops_unconnected;
+	}
 	s->owns_path = listen && s->link.family == AF_UNIX;
 	s->any_address = listen && address_is_any(&local);
 	s->self.length = sizeof(s->self) - offsetof(struct urpc_address, any);
@@ -396,8 +453,8 @@ int urpc_socket_open(const struct urpc_address *address, bool listen, struct urp
 
 	if (s == NULL)
 		return -ENOMEM;
-	s->link.ops = &socket_ops;
 	s->link.family = address->any.sa_family;
+	s->link.ops = listen || s->link.family == AF_UNIX ? &socket_ops_unconnected : &socket_ops;
 	s->link.unit = s->link.family == AF_UNIX ? UNIT_UNIX : URPC_UNIT_UDP;
 	s->stamped = listen;
 	s->used_count = URPC_BATCH_MAX;

@@ -309,6 +309,34 @@ TEST(the_end_of_a_server_in_shared_memory_ends_what_was_in_flight_and_its_succes
 	pair_close(&pair);
 }
 
+TEST(a_client_keeps_its_port_and_its_requests_when_a_second_server_is_added)
+{
+	struct urpc_server_options options = {.listen = "127.0.0.1:0",
+		.methods = methods,
+		.methods_count = FM_ARRAY_COUNT(methods)};
+	struct urpc_server *second;
+	struct pair pair;
+	uint64_t us = 20000, id;
+	uint32_t first_peer;
+	char address[32];
+	struct urpc_request request = {.method = SPIN,
+		.bytes = &us,
+		.length = sizeof(us),
+		.deadline_ns = clock_now_ns() + 10 * NS_PER_S};
+
+	pair_open(&pair, "127.0.0.1:0", NULL);
+	CHECK_EQ(urpc_server_open(&options, &second), 0);
+	CHECK_EQ(urpc_server_start(second), 0);
+	first_peer = request.peer = pair.peer;
+	CHECK_EQ(urpc_client_send(pair.client, &request, &id), 0);
+	snprintf(address, sizeof(address), "127.0.0.1:%u", urpc_server_port(second));
+	CHECK_EQ(urpc_client_add(pair.client, address, &pair.peer), 0);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = ECHO}).status, 0);
+	CHECK_EQ(wait_one(pair.client).peer, first_peer);
+	pair_close(&pair);
+	urpc_server_close(second);
+}
+
 TEST(a_full_client_says_so_and_takes_more_after_a_completion)
 {
 	struct urpc_client *client;

@@ -63,7 +63,7 @@ static uint8_t ec_multiply(uint8_t a, uint8_t b)
 	unsigned product = 0, shifted = a;
 
 	for (unsigned bit = 0; bit < 8; bit++) {
-		product ^= shifted & (0u - (b >> bit & 1u));
+		product ^= shifted & (0u - ((unsigned)b >> bit & 1u));
 		shifted = shifted << 1 ^ (0x11du & (0u - (shifted >> 7 & 1u)));
 	}
 	return (uint8_t)product;

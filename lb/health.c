@@ -101,7 +101,7 @@ static void health_become(
 	bool was_fit = it->state == HEALTH_FIT;
 
 	health->ejected_count -= health_is_ejected(it->state) ? 1 : 0;
-	health->ejected_count += health_is_ejected(state) ? 1 : 0;
+	health->ejected_count += health_is_ejected((uint8_t)state) ? 1 : 0;
 	it->state = (uint8_t)state;
 	it->since_ns = now_ns;
 	if (was_fit && state != HEALTH_FIT) {

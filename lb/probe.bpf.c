@@ -42,6 +42,8 @@ char probe_license[] SEC("license") = "Dual BSD/GPL";
 
 /* Set by the loader before the program is loaded; the verifier drops the branches not taken. */
 const volatile __u16 probe_port_be;
+const volatile bool probe_bound;         /* answers for probe_address alone */
+const volatile __u64 probe_address[2];   /* IPv4 as in struct probe_prefix */
 const volatile bool probe_filters;       /* is probe_allowed in use? */
 const volatile bool probe_orders_loads;  /* the CPU reorders loads (any but x86) */
 const volatile __s64 probe_clock_offset; /* the loader's CLOCK_MONOTONIC less the kernel's */
@@ -261,6 +263,17 @@ static __always_inline bool probe_is_for_us(void *context, union probe_route *ro
 	return verdict == BPF_FIB_LKUP_RET_NOT_FWDED || verdict == BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
+/* The address asked, in two words. */
+static __always_inline bool probe_is_our_address(__u64 first, __u64 second)
+{
+	return !probe_bound || (first == probe_address[0] && second == probe_address[1]);
+}
+
+static __always_inline __u64 probe_mapped4(__be32 address)
+{
+	return (__u64)address << 32 | 0xffff0000;
+}
+
 static __always_inline bool probe_is_unicast4(__be32 address)
 {
 	__u8 first = (__u8)(bpf_ntohl(address) >> 24);
@@ -283,6 +296,7 @@ static __always_inline bool probe_is_plain4(const union probe_headers4 *in)
 	       (in->ip.frag_off & bpf_htons(PROBE_FRAGMENT_MASK)) == 0 &&
 	       in->ip.tot_len == bpf_htons(sizeof(in->ip) + PROBE_UDP_BYTES) &&
 	       in->udp.len == bpf_htons(PROBE_UDP_BYTES) && in->udp.source != 0 &&
+	       probe_is_our_address(0, probe_mapped4(in->ip.daddr)) &&
 	       probe_is_unicast4(in->ip.saddr) && probe_is_unicast4(in->ip.daddr) &&
 	       probe_fold(bpf_csum_diff(NULL, 0, (__be32 *)&in->ip, sizeof(in->ip), 0)) == 0;
 }
@@ -293,8 +307,8 @@ static __always_inline bool probe_is_plain6(const union probe_headers6 *in)
 	       in->ip.nexthdr == IPPROTO_UDP && in->udp.dest == probe_port_be &&
 	       in->ip.payload_len == bpf_htons(PROBE_UDP_BYTES) &&
 	       in->udp.len == bpf_htons(PROBE_UDP_BYTES) && in->udp.source != 0 &&
-	       in->udp.check != 0 && probe_is_unicast6(&in->ip.saddr) &&
-	       probe_is_unicast6(&in->ip.daddr);
+	       probe_is_our_address(in->words[5], in->words[6]) && in->udp.check != 0 &&
+	       probe_is_unicast6(&in->ip.saddr) && probe_is_unicast6(&in->ip.daddr);
 }
 
 /* Headers and question as they came; PROBE_ANSWERED: *answer is to be sent instead. */
@@ -302,8 +316,7 @@ static __always_inline enum probe_verdict probe_answer4(void *context, __u32 int
 	const union probe_headers4 *in, const union probe_payload *question,
 	union probe_payload *answer)
 {
-	union probe_source source = {
-		.words = {128ull << 32, 0, (__u64)in->ip.saddr << 32 | 0xffff0000}};
+	union probe_source source = {.words = {128ull << 32, 0, probe_mapped4(in->ip.saddr)}};
 	union probe_route route = {.words = {PROBE_AF_INET | IPPROTO_UDP << 8, interface,
 					   in->ip.saddr, 0, in->ip.daddr}};
 

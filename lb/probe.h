@@ -66,8 +66,9 @@ enum probe_mode {
 
 struct probe_server_options {
 	enum probe_mode mode;
-	uint16_t port; /* UDP port that questions come to: the server's own. The kernel answers for
-			* all addresses: one server per port and network namespace */
+	uint16_t port;       /* UDP port that questions come to: the server's own */
+	const char *address; /* and the address: "10.0.0.1", "fd00::1"; NULL, "0.0.0.0", "::": all.
+			      * One server per address, port and network namespace */
 	const char *interfaces; /* "eth0,lo"; NULL: all that are up */
 	const char *allow;      /* "10.0.0.0/8,192.168.1.7"; NULL: everybody */
 	uint16_t user_port;     /* PROBE_USER; 0: port, but PROBE_AUTO then has no responder */

@@ -4,8 +4,8 @@
  * Called by lb/probe_kernel.c.
  *
  * Invariants:
- * 1. A filter of tc has handle and priority derived from the port: a successor replaces the filter
- *    of a server that was killed, and servers of different ports stand side by side.
+ * 1. A filter of tc has handle and priority derived from port and address: a successor replaces the
+ *    filter of a server that was killed, and servers of other ports or addresses stand beside it.
  * 2. Only a program that was put there by this attachment is taken off.
  * 3. The clsact qdisc is never removed: others may have put filters there.
  */
@@ -153,10 +153,22 @@ static struct bpf_tc_hook filter_hook(const struct probe_attachment *attachment)
 	return hook;
 }
 
+/* Of all addresses: readable. Of one: 32 bits that are as good as its own (FNV-1a). */
+static uint32_t filter_handle(const struct probe_place *place)
+{
+	uint32_t hash = 2166136261u;
+
+	if (!place->bound)
+		return PROBE_TC_HANDLE | place->port;
+	for (unsigned i = 0; i < sizeof(place->address); i++)
+		hash = (hash ^ place->address[i]) * 16777619u;
+	return hash != 0 ? hash : 1; /* 0: the kernel would choose */
+}
+
 static struct bpf_tc_opts filter_place(const struct probe_attachment *attachment)
 {
-	LIBBPF_OPTS(bpf_tc_opts, place, .handle = PROBE_TC_HANDLE | attachment->port,
-		.priority = attachment->port);
+	LIBBPF_OPTS(bpf_tc_opts, place, .handle = filter_handle(&attachment->place),
+		.priority = attachment->place.port);
 
 	return place;
 }
@@ -190,12 +202,12 @@ static void detach_filter(const struct probe_attachment *attachment, uint32_t pr
 }
 
 int probe_attach(struct probe_attachment *attachment, int program_fd,
-	const struct probe_interface *interface, uint16_t port)
+	const struct probe_interface *interface, const struct probe_place *place)
 {
 	int error;
 
 	attachment->interface_index = interface->index;
-	attachment->port = port;
+	attachment->place = *place;
 	attachment->link_fd = -1;
 	attachment->program_id = 0;
 	if (FAULT_POINT("probe.attach"))

@@ -35,18 +35,25 @@ struct probe_interface {
 int probe_interfaces(const char *names, struct probe_interface list[PROBE_INTERFACES_MAX],
 	unsigned *count) FM_MUST_USE;
 
+/* Whom the program answers for: where its filter stands follows from this. */
+struct probe_place {
+	uint16_t port;
+	bool bound;          /* to this address; else to all */
+	uint8_t address[16]; /* IPv4 as in struct probe_prefix */
+};
+
 struct probe_attachment {
 	enum probe_hook hook;
 	unsigned interface_index;
-	uint16_t port;
+	struct probe_place place;
 	int link_fd;         /* -1: PROBE_HOOK_TC */
 	uint32_t program_id; /* PROBE_HOOK_TC: to take off nobody else's */
 };
 
-/* 0 or -errno. PROBE_HOOK_TC replaces what a predecessor at this port left behind; PROBE_HOOK_TCX
+/* 0 or -errno. PROBE_HOOK_TC replaces what a predecessor at this place left behind; PROBE_HOOK_TCX
  * takes it off. */
 int probe_attach(struct probe_attachment *attachment, int program_fd,
-	const struct probe_interface *interface, uint16_t port) FM_MUST_USE;
+	const struct probe_interface *interface, const struct probe_place *place) FM_MUST_USE;
 void probe_detach(struct probe_attachment *attachment);
 
 #endif

@@ -395,7 +395,7 @@ static double cost_of_nothing(void)
 static void measure_costs(struct costs *costs)
 {
 	const struct probe_filter everybody = {0};
-	const struct probe_kernel_options options = {.port = PORT, .filter = &everybody};
+	const struct probe_kernel_options options = {.place = {.port = PORT}, .filter = &everybody};
 	struct probe_interface cable[PROBE_INTERFACES_MAX];
 	struct bpf_prog_info info = {0};
 	uint32_t info_bytes = sizeof(info);

@@ -28,6 +28,16 @@ static void prefix_mask(struct probe_prefix *prefix)
 	}
 }
 
+int probe_address_parse(const char *text, uint8_t address[16])
+{
+	if (inet_pton(AF_INET6, text, address) == 1)
+		return 0;
+	if (inet_pton(AF_INET, text, address + sizeof(ipv4_in_ipv6)) != 1)
+		return -EINVAL;
+	memcpy(address, ipv4_in_ipv6, sizeof(ipv4_in_ipv6));
+	return 0;
+}
+
 /* One word of the list, of `length` characters. */
 static int prefix_parse(const char *text, size_t length, struct probe_prefix *prefix)
 {
@@ -42,15 +52,9 @@ static int prefix_parse(const char *text, size_t length, struct probe_prefix *pr
 	slash = strchr(word, '/');
 	if (slash != NULL)
 		*slash = '\0';
-	memset(prefix, 0, sizeof(*prefix));
-	if (inet_pton(AF_INET6, word, prefix->address) == 1) {
-		whole = 128;
-	} else if (inet_pton(AF_INET, word, prefix->address + sizeof(ipv4_in_ipv6)) == 1) {
-		memcpy(prefix->address, ipv4_in_ipv6, sizeof(ipv4_in_ipv6));
-		whole = 32;
-	} else {
+	if (probe_address_parse(word, prefix->address) != 0)
 		return -EINVAL;
-	}
+	whole = strchr(word, ':') != NULL ? 128 : 32;
 	bits = whole;
 	if (slash != NULL && (parse_count(slash + 1, &bits) != 0 || bits > whole))
 		return -EINVAL;

@@ -19,6 +19,8 @@ struct probe_filter {
 
 /* "10.0.0.0/8,fd00::/8,192.168.1.7"; NULL: everybody. 0, or -EINVAL after a line was logged. */
 int probe_filter_parse(const char *text, struct probe_filter *filter) FM_MUST_USE;
+/* An address as it lies in a prefix: "10.0.0.1", "fd00::1". 0 or -EINVAL. */
+int probe_address_parse(const char *text, uint8_t address[16]) FM_MUST_USE;
 /* IPv4 in IPv6 (::ffff:a.b.c.d) counts as IPv4. False for any other family. */
 bool probe_filter_allows(const struct probe_filter *filter, const struct sockaddr *from);
 

@@ -36,7 +36,7 @@ struct probe_kernel {
 	struct probe_skeleton *skeleton;
 	struct bpf_program *program;
 	struct load_slot *slot;
-	uint16_t port;
+	struct probe_place place;
 	unsigned attachments_count;
 	struct probe_attachment attachments[PROBE_INTERFACES_MAX];
 	struct probe_kernel *next; /* under kernels_lock */
@@ -130,7 +130,10 @@ static void kernel_configure(
 	kernel->program = options->xdp ? skeleton->progs.probe_xdp : skeleton->progs.probe_tc;
 	bpf_program__set_autoload(skeleton->progs.probe_xdp, options->xdp);
 	bpf_program__set_autoload(skeleton->progs.probe_tc, !options->xdp);
-	skeleton->rodata->probe_port_be = __builtin_bswap16(options->port);
+	skeleton->rodata->probe_port_be = __builtin_bswap16(options->place.port);
+	skeleton->rodata->probe_bound = options->place.bound;
+	memcpy(skeleton->rodata->probe_address, options->place.address,
+		sizeof(options->place.address));
 	skeleton->rodata->probe_filters = options->filter->prefixes_count > 0;
 #if !defined(__x86_64__)
 	skeleton->rodata->probe_orders_loads = true;
@@ -182,7 +185,7 @@ int probe_kernel_open(
 
 	if (made == NULL)
 		goto fail;
-	made->port = options->port;
+	made->place = options->place;
 	error = kernel_load(made, options, &what);
 	if (error != 0)
 		goto fail_skeleton;
@@ -232,7 +235,8 @@ int probe_kernel_attach(
 	}
 	attachment->hook = hook;
 	others = libbpf_set_print(kernel_print);
-	error = probe_attach(attachment, bpf_program__fd(kernel->program), interface, kernel->port);
+	error = probe_attach(
+		attachment, bpf_program__fd(kernel->program), interface, &kernel->place);
 	libbpf_set_print(others);
 	if (error == 0)
 		kernel->attachments_count++;

@@ -12,7 +12,7 @@
 #include "lb/probe_filter.h"
 
 struct probe_kernel_options {
-	uint16_t port;
+	struct probe_place place;
 	bool xdp; /* load the program for XDP; else that for tc */
 	const struct probe_filter *filter;
 };

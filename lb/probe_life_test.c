@@ -25,7 +25,7 @@ static pid_t server_fork(enum probe_hook hook, int exit_status)
 	CHECK(pid >= 0);
 	if (pid == 0) {
 		struct probe_filter filter = {0};
-		struct probe_kernel_options options = {.port = PORT, .filter = &filter};
+		struct probe_kernel_options options = {.place = {.port = PORT}, .filter = &filter};
 		struct probe_interface lo[PROBE_INTERFACES_MAX];
 		struct load_report report = {.stamp_ns = clock_now_ns()};
 		struct probe_kernel *kernel;
@@ -195,6 +195,7 @@ TEST(two_capabilities_are_enough_for_the_kernel_to_answer)
 		options.mode = modes[i];
 		for (unsigned filtered = 0; filtered < 2; filtered++) {
 			options.allow = filtered ? "127.0.0.0/8" : NULL;
+			options.address = filtered ? "127.0.0.1" : NULL;
 			CHECK_EQ(mode_with_rights(&options, RIGHTS_NEEDED, text, sizeof(text)),
 				modes[i] == PROBE_AUTO ? PROBE_TC : modes[i]);
 		}

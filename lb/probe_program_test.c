@@ -49,7 +49,7 @@ static void programs_open(void)
 		unable = lab_open(&lab);
 		for (unsigned xdp = 0; unable == NULL && xdp < 2; xdp++) {
 			struct probe_kernel_options options = {
-				.port = PORT, .xdp = xdp == 1, .filter = &filter};
+				.place = {.port = PORT}, .xdp = xdp == 1, .filter = &filter};
 
 			CHECK_EQ(probe_filter_parse("10.0.0.0/8,127.0.0.0/8,fd00::/8,::1", &filter),
 				0);

@@ -33,6 +33,7 @@
 struct probe_server {
 	struct probe_server_options options;
 	enum probe_mode mode;
+	struct probe_place place;
 	struct probe_filter filter;
 	struct load_slot *slot;
 	struct load_slot *own_slot; /* NULL: the slot is the kernel's */
@@ -125,7 +126,7 @@ static int server_attach(struct probe_server *server, enum probe_mode mode,
 static int server_open_kernel(struct probe_server *server, enum probe_mode mode)
 {
 	const struct probe_kernel_options options = {
-		.port = server->options.port,
+		.place = server->place,
 		.xdp = mode != PROBE_TC,
 		.filter = &server->filter,
 	};
@@ -169,6 +170,7 @@ static int server_open_user(struct probe_server *server)
 	const struct probe_user_options options = {
 		.port = server->options.user_port != 0 ? server->options.user_port
 						       : server->options.port,
+		.address = server->place.bound ? server->place.address : NULL,
 		.priority = server->options.user_priority,
 		.answer = server_answer,
 		.context = server,
@@ -233,6 +235,24 @@ static int server_check(const struct probe_server_options *options)
 	return 0;
 }
 
+static int server_parse_place(struct probe_server *server)
+{
+	static const uint8_t any6[16], any4[16] = {[10] = 0xff, [11] = 0xff};
+	struct probe_place *place = &server->place;
+	const char *address = server->options.address;
+
+	place->port = server->options.port;
+	if (address == NULL)
+		return 0;
+	if (probe_address_parse(address, place->address) != 0) {
+		log_error("probe: address=%s: no address like 10.0.0.1 or fd00::1", address);
+		return -EINVAL;
+	}
+	place->bound = memcmp(place->address, any6, sizeof(any6)) != 0 &&
+		       memcmp(place->address, any4, sizeof(any4)) != 0;
+	return 0;
+}
+
 static uint32_t server_draw_epoch(void)
 {
 	uint32_t epoch = 0;
@@ -255,7 +275,9 @@ int probe_server_open(const struct probe_server_options *options, struct probe_s
 	made->options = *options;
 	if (made->options.epoch == 0)
 		made->options.epoch = server_draw_epoch();
-	error = probe_filter_parse(options->allow, &made->filter);
+	error = server_parse_place(made);
+	if (error == 0)
+		error = probe_filter_parse(options->allow, &made->filter);
 	if (error == 0)
 		error = server_open_mode(made);
 	if (error != 0) {

@@ -388,6 +388,59 @@ TEST(a_successor_may_start_before_its_predecessor_ends)
 	fault_disarm_all();
 }
 
+/* Servers of one port on one machine, each at an address of its own, in any mode. */
+static void mode_at_addresses(enum probe_mode mode)
+{
+	static const char *const addresses[] = {
+		"127.0.0.2", "127.0.0.3", "127.0.0.4", LAB_SERVER4, LAB_SERVER6, "::1"};
+	struct probe_server *servers[FM_ARRAY_COUNT(addresses)];
+	int elsewhere, owner;
+
+	lab_wanted();
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(addresses); i++) {
+		servers[i] = server_open_with(&(struct probe_server_options){
+			.mode = mode, .port = PORT, .address = addresses[i], .epoch = 17});
+		publish(servers[i]);
+		probe_server_slot(servers[i])->reports[1].in_flight = (uint16_t)(100 + i);
+	}
+	owner = mode == PROBE_USER ? -1 : owner_open(PORT);
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(addresses); i++) {
+		bool far = i == 3 || i == 4;
+		int client = client_open(far ? lab.client : lab.server, addresses[i], PORT);
+
+		CHECK_EQ(ask(client).in_flight, 100 + i);
+		CHECK(are_silent(client, owner));
+		close(client);
+	}
+	elsewhere = client_open(lab.server, "127.0.0.5", PORT);
+	send_question(elsewhere, 1);
+	CHECK(are_silent(elsewhere, -1) || mode == PROBE_USER); /* there: nobody's port */
+	close(elsewhere);
+	if (owner >= 0)
+		close(owner);
+	for (unsigned i = 0; i < FM_ARRAY_COUNT(addresses); i++)
+		probe_server_close(servers[i]);
+}
+
+TEST(servers_of_one_port_at_different_addresses_do_not_meet)
+{
+	fault_disarm_all();
+	mode_at_addresses(PROBE_TC);
+}
+
+TEST(servers_of_one_port_at_different_addresses_do_not_meet_in_filters)
+{
+	fault_disarm_all();
+	CHECK_EQ(fault_arm("probe.tcx", 1, true), 0);
+	mode_at_addresses(PROBE_TC);
+	fault_disarm_all();
+}
+
+TEST(responders_of_one_port_at_different_addresses_do_not_meet)
+{
+	mode_at_addresses(PROBE_USER);
+}
+
 TEST(a_mode_asked_for_by_name_is_that_or_an_error)
 {
 	struct probe_server_options options = {.mode = PROBE_XDP, .port = PORT, .interfaces = "lo"};
@@ -404,6 +457,9 @@ TEST(a_mode_asked_for_by_name_is_that_or_an_error)
 	options.allow = "10.0.0.0/99";
 	CHECK_EQ(probe_server_open(&options, &server), -EINVAL);
 	options.allow = NULL;
+	options.address = "localhost";
+	CHECK_EQ(probe_server_open(&options, &server), -EINVAL);
+	options.address = "0.0.0.0";
 	options.port = 0;
 	CHECK_EQ(probe_server_open(&options, &server), -EINVAL);
 	options.port = PORT;

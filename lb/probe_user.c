@@ -33,32 +33,40 @@ struct probe_user {
 	_Atomic bool stop; /* set before the socket is shut down; read by the thread after a wake */
 };
 
-/* Both families by one socket; IPv4 alone where there is no IPv6. */
-static int user_listen(uint16_t port)
+/* A socket of one family that tells which address was asked. The descriptor, or -errno. */
+static int user_bind(int family, const struct sockaddr *to, socklen_t length)
 {
-	struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-	struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons(port)};
-	int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0), one = 1, none = 0, error;
+	int fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0), one = 1, none = 0, error;
 
-	if (fd >= 0) {
-		if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &none, sizeof(none)) == 0 &&
-			setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof(one)) == 0 &&
-			bind(fd, (struct sockaddr *)&any6, sizeof(any6)) == 0)
-			return fd;
-		error = errno;
-		close(fd);
-		if (error != EADDRNOTAVAIL && error != EAFNOSUPPORT)
-			return -error;
-	}
-	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	if (setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one)) == 0 &&
-		bind(fd, (struct sockaddr *)&any4, sizeof(any4)) == 0)
+	error = family == AF_INET
+			? setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one))
+			: setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &none, sizeof(none)) |
+				  setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof(one));
+	if (error == 0 && bind(fd, to, length) == 0)
 		return fd;
-	error = errno;
+	error = -errno;
 	close(fd);
-	return -error;
+	return error;
+}
+
+/* Both families by one socket; IPv4 alone where there is no IPv6. */
+static int user_listen(const struct probe_user_options *options)
+{
+	struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(options->port)};
+	struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(options->port)};
+	int fd;
+
+	if (options->address != NULL) {
+		memcpy(&six.sin6_addr, options->address, 16);
+		memcpy(&four.sin_addr, options->address + 12, 4);
+	}
+	fd = user_bind(AF_INET6, (struct sockaddr *)&six, sizeof(six));
+	if ((fd != -EADDRNOTAVAIL && fd != -EAFNOSUPPORT) ||
+		(options->address != NULL && !IN6_IS_ADDR_V4MAPPED(&six.sin6_addr)))
+		return fd;
+	return user_bind(AF_INET, (struct sockaddr *)&four, sizeof(four));
 }
 
 /* The received control message names the address that was asked: sent back, it becomes the source.
@@ -152,7 +160,7 @@ int probe_user_open(const struct probe_user_options *options, struct probe_user 
 	if (made == NULL)
 		return -ENOMEM;
 	made->options = *options;
-	made->fd = user_listen(options->port);
+	made->fd = user_listen(options);
 	if (made->fd < 0) {
 		error = made->fd;
 		goto fail_free;

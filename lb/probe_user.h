@@ -15,6 +15,7 @@
 
 struct probe_user_options {
 	uint16_t port;
+	const uint8_t *address; /* 16 bytes, IPv4 as ::ffff:a.b.c.d; NULL: all */
 	int priority; /* SCHED_FIFO; 0: ordinary. Refused: a line is logged, and it is ordinary */
 	/* Writes at most `length` bytes to `answer` and returns how many; 0: no answer. */
 	size_t (*answer)(void *context, const struct sockaddr *from, const void *bytes,

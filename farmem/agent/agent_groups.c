@@ -12,9 +12,9 @@
  * while m stays as it was: a full cluster takes less, it does not become less safe.
  *
  * Invariants
- *   1. The columns of a group are on different hosts. Among hosts slow ones come last, then busy
- * ones, then the least leased first; of these, parity goes to those that have had the least of it, and data
- * positions rotate.
+ *   1. The columns of a group are on different hosts. Among hosts slow ones come last, before
+ * them busy ones; then the least leased first; of these, parity goes to those that have had the
+ * least of it, and data positions rotate.
  *   2. A group is shown only when all its columns are held and none of its nodes went down
  *      meanwhile.
  *   3. A lease that is held and not shown is given back, also after its runtime has gone.

@@ -9,6 +9,10 @@ fm_test(urpc_parts_test SOURCES urpc_parts_test.c DEPS urpc base LABELS unit)
 fm_test(urpc_parts_ucontext_test SOURCES urpc_parts_test.c urpc_fiber.c DEPS urpc base LABELS unit)
 target_compile_definitions(urpc_parts_ucontext_test PRIVATE URPC_FIBER_UCONTEXT)
 fm_test(urpc_server_test SOURCES urpc_server_test.c DEPS urpc base LABELS unit)
+# a sanitizer makes system calls of its own
+if(NOT FM_SANITIZE)
+	fm_test(urpc_syscall_test SOURCES urpc_syscall_test.c DEPS urpc base LABELS unit)
+endif()
 fm_test(urpc_hostile_test SOURCES urpc_hostile_test.c DEPS urpc base LABELS unit)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the sources once more, so that the fuzzer sees their branches

@@ -36,7 +36,7 @@ struct lbsim_options {
 	uint64_t service_ns, network_ns, jitter_ns, quantum_ns, deadline_ns, slo_ns;
 	uint64_t ebpf_ns, user_ns;
 	uint32_t service, probe;
-	bool json, quick;
+	bool json, quick, bare_replies;
 };
 extern const struct option_spec lbsim_specs[];
 extern const unsigned lbsim_specs_count;

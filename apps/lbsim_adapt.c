@@ -28,25 +28,30 @@ struct setting {
 	enum sim_change_kind kind;
 	double changed; /* the value after half of the requests; 0: nothing changes */
 	double antagonist;
+	bool bare; /* replies do not carry the load: the rate matters more */
 	bool quick;
 };
 
+#define EBPF STATION_PROBE_EBPF
+#define USER STATION_PROBE_QUEUED
 static const struct setting settings[] = {
-	{"ebpf from 0.1", 0.1, 0.6, STATION_PROBE_EBPF, SIM_LOAD, 0, 0, true},
-	{"ebpf from 8", 8, 0.6, STATION_PROBE_EBPF, SIM_LOAD, 0, 0, true},
-	{"user 1us from 0.1", 0.1, 0.6, STATION_PROBE_QUEUED, SIM_LOAD, 0, 0, false},
-	{"user 1us from 8", 8, 0.4, STATION_PROBE_QUEUED, SIM_LOAD, 0, 0, false},
-	{"ebpf load .4 to .8", 1, 0.4, STATION_PROBE_EBPF, SIM_LOAD, 0.8, 0, false},
-	{"user load .4 to .8", 1, 0.4, STATION_PROBE_QUEUED, SIM_LOAD, 0.8, 0, true},
-	{"user load .8 to .4", 1, 0.8, STATION_PROBE_QUEUED, SIM_LOAD, 0.4, 0, false},
-	{"ebpf exp to bimodal", 1, 0.6, STATION_PROBE_EBPF, SIM_SERVICE, CHANCE_BIMODAL, 0, false},
-	{"ebpf 25 % slow", 1, 0.6, STATION_PROBE_EBPF, SIM_SLOW, 0.25, 0, false},
-	{"ebpf antagonists", 1, 0.5, STATION_PROBE_EBPF, SIM_LOAD, 0, 0.25, false},
+	{"bare ebpf from 0.1", 0.1, 0.6, EBPF, SIM_LOAD, 0, 0, true, true},
+	{"bare ebpf from 8", 8, 0.6, EBPF, SIM_LOAD, 0, 0, true, true},
+	{"bare user from 0.1", 0.1, 0.6, USER, SIM_LOAD, 0, 0, true, false},
+	{"bare user from 8", 8, 0.4, USER, SIM_LOAD, 0, 0, true, false},
+	{"bare user load .4 to .8", 1, 0.4, USER, SIM_LOAD, 0.8, 0, true, true},
+	{"ebpf from 0.1", 0.1, 0.6, EBPF, SIM_LOAD, 0, 0, false, false},
+	{"ebpf from 8", 8, 0.6, EBPF, SIM_LOAD, 0, 0, false, false},
+	{"ebpf load .4 to .8", 1, 0.4, EBPF, SIM_LOAD, 0.8, 0, false, false},
+	{"user load .8 to .4", 1, 0.8, USER, SIM_LOAD, 0.4, 0, false, false},
+	{"ebpf exp to bimodal", 1, 0.6, EBPF, SIM_SERVICE, CHANCE_BIMODAL, 0, false, false},
+	{"ebpf 25 % slow", 1, 0.6, EBPF, SIM_SLOW, 0.25, 0, false, false},
+	{"ebpf antagonists", 1, 0.5, EBPF, SIM_LOAD, 0, 0.25, false, false},
 };
 #define SETTINGS (sizeof(settings) / sizeof(settings[0]))
 
-static const double oracle_rates[] = {0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8};
-static const double oracle_rates_quick[] = {0.35, 0.5, 1, 1.5, 2, 3, 4};
+static const double oracle_rates[] = {0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8};
+static const double oracle_rates_quick[] = {0.2, 0.5, 1, 1.5, 2, 3, 4};
 
 struct oracle {
 	const struct lbsim_options *options;
@@ -206,6 +211,7 @@ static int run_setting(const struct lbsim_options *options, const struct setting
 	sim.probe_cost_ns =
 		setting->probe == STATION_PROBE_EBPF ? options->ebpf_ns : options->user_ns;
 	sim.antagonist_share = setting->antagonist;
+	sim.bare_replies |= setting->bare;
 	oracle.sim = sim;
 	set_end(setting, &oracle.sim);
 	ask_oracle(&oracle);

@@ -26,40 +26,41 @@ struct e1_setting {
 	double load;
 	enum station_probe probe;
 	uint64_t cost_ns;
-	bool quick;  /* part of the quick version */
-	bool judged; /* by the claim for probes of 1 us by user space */
+	bool bare;  /* replies do not carry the load: nothing but probes tells it */
+	bool quick; /* part of the quick version */
+	double gate_without, gate_most; /* claim: p99(f*) <= gate * p99(0), p99(8); 0: no claim */
 };
 
+#define EBPF STATION_PROBE_EBPF
+#define USER STATION_PROBE_QUEUED
+#define EXP CHANCE_EXPONENTIAL
 static const struct e1_setting e1_settings[] = {
-	{"32x1 exp .6 user 1us", 1, CHANCE_EXPONENTIAL, 0.6, STATION_PROBE_QUEUED, 1000, true,
-		true},
-	{"32x1 exp .6 ebpf .1us", 1, CHANCE_EXPONENTIAL, 0.6, STATION_PROBE_EBPF, 100, true, false},
-	{"32x1 exp .6 user .2us", 1, CHANCE_EXPONENTIAL, 0.6, STATION_PROBE_QUEUED, 200, false,
-		false},
-	{"32x1 exp .6 user 2us", 1, CHANCE_EXPONENTIAL, 0.6, STATION_PROBE_QUEUED, 2000, false,
-		false},
-	{"32x1 exp .6 user 5us", 1, CHANCE_EXPONENTIAL, 0.6, STATION_PROBE_QUEUED, 5000, true,
-		false},
-	{"32x1 exp .6 ebpf .5us", 1, CHANCE_EXPONENTIAL, 0.6, STATION_PROBE_EBPF, 500, false,
-		false},
-	{"32x1 exp .8 user 1us", 1, CHANCE_EXPONENTIAL, 0.8, STATION_PROBE_QUEUED, 1000, false,
-		true},
-	{"32x1 exp .8 ebpf .1us", 1, CHANCE_EXPONENTIAL, 0.8, STATION_PROBE_EBPF, 100, false,
-		false},
-	{"32x1 bim .6 user 1us", 1, CHANCE_BIMODAL, 0.6, STATION_PROBE_QUEUED, 1000, false, true},
-	{"32x1 bim .6 ebpf .1us", 1, CHANCE_BIMODAL, 0.6, STATION_PROBE_EBPF, 100, false, false},
-	{"32x4 exp .6 user 1us", 4, CHANCE_EXPONENTIAL, 0.6, STATION_PROBE_QUEUED, 1000, false,
-		true},
-	{"32x4 exp .8 user 1us", 4, CHANCE_EXPONENTIAL, 0.8, STATION_PROBE_QUEUED, 1000, false,
-		true},
-	{"32x4 exp .8 ebpf .1us", 4, CHANCE_EXPONENTIAL, 0.8, STATION_PROBE_EBPF, 100, false,
-		false},
-	{"32x4 heavy .6 user 1us", 4, CHANCE_HEAVY, 0.6, STATION_PROBE_QUEUED, 1000, false, false},
-	{"32x4 heavy .6 ebpf .1us", 4, CHANCE_HEAVY, 0.6, STATION_PROBE_EBPF, 100, false, false},
+	{"exp .6 bare user 1us", 1, EXP, 0.6, USER, 1000, true, true, 0.93, 0.8},
+	{"exp .6 bare user 2us", 1, EXP, 0.6, USER, 2000, true, false, 0, 0},
+	{"exp .6 bare user 5us", 1, EXP, 0.6, USER, 5000, true, false, 0, 0},
+	{"exp .6 bare ebpf .1us", 1, EXP, 0.6, EBPF, 100, true, false, 0.93, 0.97},
+	{"exp .6 bare ebpf .5us", 1, EXP, 0.6, EBPF, 500, true, false, 0, 0},
+	{"exp .8 bare user 1us", 1, EXP, 0.8, USER, 1000, true, false, 0.87, 0.8},
+	{"exp .8 bare ebpf .1us", 1, EXP, 0.8, EBPF, 100, true, true, 0.85, 0.95},
+	{"bim .6 bare user 1us", 1, CHANCE_BIMODAL, 0.6, USER, 1000, true, false, 0.87, 0.8},
+	{"bim .6 bare ebpf .1us", 1, CHANCE_BIMODAL, 0.6, EBPF, 100, true, false, 0.85, 0.98},
+	{"exp .6 user 1us", 1, EXP, 0.6, USER, 1000, false, true, 0, 0.8},
+	{"exp .6 ebpf .1us", 1, EXP, 0.6, EBPF, 100, false, false, 0, 0},
+	{"exp .8 user 1us", 1, EXP, 0.8, USER, 1000, false, false, 0, 0.8},
+	{"exp .8 ebpf .1us", 1, EXP, 0.8, EBPF, 100, false, false, 0, 0},
+	{"bim .6 user 1us", 1, CHANCE_BIMODAL, 0.6, USER, 1000, false, false, 0, 0.8},
+	{"bim .6 ebpf .1us", 1, CHANCE_BIMODAL, 0.6, EBPF, 100, false, false, 0, 0},
+	{"x4 exp .6 user 1us", 4, EXP, 0.6, USER, 1000, false, false, 0, 0},
+	{"x4 exp .8 user 1us", 4, EXP, 0.8, USER, 1000, false, false, 0, 0.8},
+	{"x4 exp .8 ebpf .1us", 4, EXP, 0.8, EBPF, 100, false, false, 0, 0},
+	{"x4 heavy .6 user 1us", 4, CHANCE_HEAVY, 0.6, USER, 1000, false, false, 0, 0},
+	{"x4 heavy .6 ebpf .1us", 4, CHANCE_HEAVY, 0.6, EBPF, 100, false, false, 0, 0},
 };
 #define E1_SETTINGS ((unsigned)(sizeof(e1_settings) / sizeof(e1_settings[0])))
+#define E1_QUICK 3
+#define E1_RANDOM 0.85 /* claim, with bare replies: p99(f*) <= this * p99 of the policy random */
 
-static const double e1_rates[] = {0, 0.1, 0.2, 0.5, 1, 2, 3, 4, 6, 8};
+static const double e1_rates[] = {0, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 4, 6, 8};
 static const double e1_rates_quick[] = {0, 0.2, 0.5, 1, 2, 8};
 
 /* The rate with the least p99 of a series, and that p99. */
@@ -76,19 +77,44 @@ static double best_rate(const struct lbsim_set *set, unsigned series, double *p9
 	return best;
 }
 
-static void e1_judge(struct lbsim_set *set, unsigned series, bool judged)
+static void e1_judge(
+	struct lbsim_set *set, unsigned series, const struct e1_setting *setting, double blind_us)
 {
 	double best_us, rate = best_rate(set, series, &best_us);
 	double without = best_us / lbsim_find(set, series, 0)->p99_us.mean;
 	double most = best_us / lbsim_find(set, series, 8)->p99_us.mean;
+	double blind = best_us / blind_us;
+	bool holds = rate > 0 && rate < 8;
 
-	if (judged)
-		lbsim_claim(set, rate > 0 && rate < 8 && without <= 0.85 && most <= 0.8,
-			"%s: f*=%g, p99(f*) = %.2f p99(0) = %.2f p99(8) (<= 0.85, <= 0.8)",
-			set->series[series], rate, without, most);
+	if (setting->gate_without > 0)
+		holds &= without <= setting->gate_without;
+	if (setting->gate_most > 0)
+		holds &= most <= setting->gate_most;
+	if (setting->bare)
+		holds &= blind <= E1_RANDOM;
+	if (setting->gate_most > 0)
+		lbsim_claim(set, holds,
+			"%s: f*=%g; p99(f*) is %.2f p99(0), %.2f p99(8), %.2f random's",
+			set->series[series], rate, without, most, blind);
 	else
-		lbsim_note(set, "       %s: f*=%g, p99(f*) = %.2f p99(0) = %.2f p99(8)",
-			set->series[series], rate, without, most);
+		lbsim_note(set,
+			"       %s: f*=%g; p99(f*) is %.2f p99(0), %.2f p99(8), %.2f random's",
+			set->series[series], rate, without, most, blind);
+}
+
+/* Random dispatch in the same setting. */
+static int e1_blind(
+	const struct lbsim_options *options, const struct sim_options *setting, double *p99_us)
+{
+	static struct lbsim_set one;
+	struct sim_options sim = *setting;
+
+	one.count = 0;
+	sim.balancer = (struct balancer_options){.policy = "random"};
+	if (lbsim_add_point(options, &sim, &one, 0, 0) < 0)
+		return -1;
+	*p99_us = one.points[0].p99_us.mean;
+	return 0;
 }
 
 static int e1(const struct lbsim_options *options, const struct sim_options *base)
@@ -101,11 +127,12 @@ static int e1(const struct lbsim_options *options, const struct sim_options *bas
 	unsigned rate_count = options->quick ? sizeof(e1_rates_quick) / sizeof(double)
 					     : sizeof(e1_rates) / sizeof(double);
 
-	lbsim_progress_begin(
-		(options->quick ? 3 : E1_SETTINGS) * rate_count * (unsigned)options->seeds);
+	lbsim_progress_begin((options->quick ? E1_QUICK : E1_SETTINGS) * (rate_count + 1) *
+			     (unsigned)options->seeds);
 	for (unsigned i = 0; i < E1_SETTINGS; i++) {
 		const struct e1_setting *setting = &e1_settings[i];
 		struct sim_options sim = *base;
+		double blind_us;
 		unsigned series;
 
 		if (options->quick && !setting->quick)
@@ -116,13 +143,16 @@ static int e1(const struct lbsim_options *options, const struct sim_options *bas
 		sim.load = setting->load;
 		sim.probe = setting->probe;
 		sim.probe_cost_ns = setting->cost_ns;
+		sim.bare_replies = setting->bare;
 		sim.balancer.policy = "mew-fixed";
+		if (e1_blind(options, &sim, &blind_us) < 0)
+			return LBSIM_USAGE;
 		for (unsigned j = 0; j < rate_count; j++) {
 			sim.balancer.probes_per_rpc = fmax(rates[j], RATE_NONE);
 			if (lbsim_add_point(options, &sim, &set, series, rates[j]) < 0)
 				return LBSIM_USAGE;
 		}
-		e1_judge(&set, series, setting->judged);
+		e1_judge(&set, series, setting, blind_us);
 	}
 	return lbsim_show(options, base, &set);
 }

@@ -60,6 +60,8 @@ const struct option_spec lbsim_specs[] = {
 	FLAG("user-cost", OPTION_DURATION, user_ns, .value = "1us", .argument = "TIME",
 		.help = "CPU time of an answer by user space"),
 	TEXT("probe-loss", loss, .value = "0", .argument = "SHARE", .help = "probes that get lost"),
+	FLAG("bare-replies", OPTION_BOOL, bare_replies,
+		.help = "replies do not carry the load: nothing is known but by probes"),
 	FLAG("quantum", OPTION_DURATION, quantum_ns, .value = "0", .argument = "TIME",
 		.help = "requests give way after so long while others wait; 0: never"),
 	FLAG("deadline", OPTION_DURATION, deadline_ns, .value = "0", .argument = "TIME",
@@ -201,6 +203,7 @@ int lbsim_base(const struct lbsim_options *options, struct sim_options *base)
 	base->failing = (uint32_t)options->failing;
 	base->restarts = (uint32_t)options->restarts;
 	base->seed = options->seed;
+	base->bare_replies = options->bare_replies;
 	set_probe(options, (enum station_probe)options->probe, base);
 	if (options->degraded > options->servers) {
 		lbsim_complain("--degraded: there are only %u servers", base->servers);

@@ -11,12 +11,15 @@
  * the one before are still about. A group's difference d of the tails is held against its noise,
  * which is measured by how much sub-epochs of the same f differ. Groups without a clear sign are
  * added up until they have one, and swing wider; several of them in a row, or a gain that is spent,
- * freeze f. The gain halves when the sign turns and grows while it stays (Kesten 1958), so that the
- * way is quick from both ends, and its end is quiet.
+ * freeze f. Far from the minimum the curve is flat too: a quiet place that is far from the usual
+ * rate is first held against that directly, and left for it. The gain halves when the sign turns
+ * and grows while it stays (Kesten 1958), so that the way is quick from both ends, and its end is
+ * quiet.
  *
  * Invariants:
  * 1. rate_min <= f <= rate_max, perturbed or not.
- * 2. A step is taken only on a difference of at least STEP_SIGNIFICANCE times its own noise.
+ * 2. A step is taken only on a difference of at least STEP_SIGNIFICANCE times its own noise; but
+ *    to the usual rate, once per search, on CHALLENGE_BETTER times.
  * 3. No allocation after open; a note costs O(1), the end of a sub-epoch O(buckets).
  */
 #include "lb/tuner.h"
@@ -54,9 +57,13 @@
 
 #define STEP_SIGNIFICANCE 2.0
 #define QUIET_GROUPS 4    /* without a clear sign: frozen */
-#define RECHECK_GROUPS 48 /* frozen for so long: look again */
-#define NOISE_STEP 0.25   /* of its moving variance */
-#define NOISE_LEAST 1.5   /* relative noise of a tail of n independent samples: this / sqrt(n) */
+#define CHALLENGER 0.0    /* ln of the rate that a quiet place far from it is held against */
+#define CHALLENGE_FAR 0.9 /* in ln */
+#define CHALLENGE_GROUPS 6
+#define CHALLENGE_BETTER 1.0 /* times its noise: what is usual needs less proof */
+#define RECHECK_GROUPS 48    /* frozen for so long: look again */
+#define NOISE_STEP 0.25      /* of its moving variance */
+#define NOISE_LEAST 1.5      /* relative noise of a tail of n independent samples: this / sqrt(n) */
 
 #define SHIFT_LOAD 0.2 /* relative */
 #define SHIFT_TAIL_FROZEN 0.2
@@ -96,7 +103,8 @@ struct tuner {
 	/* evidence since the last step */
 	double difference_sum;
 	unsigned groups, quiet, frozen_groups;
-	double noise; /* variance of one sub-epoch's tail */
+	bool challenged, challenging; /* once per search: + is at CHALLENGER, - at the center */
+	double noise;                 /* variance of one sub-epoch's tail */
 
 	/* what the world was like */
 	double load, load_variance; /* RPCs per ns; relative variance */
@@ -127,6 +135,7 @@ static void begin_search(struct tuner *tuner, double gain)
 	tuner->direction = 0;
 	tuner->difference_sum = 0;
 	tuner->groups = tuner->quiet = tuner->frozen_groups = 0;
+	tuner->challenged = tuner->challenging = false;
 }
 
 static bool number_ok(double value)
@@ -225,8 +234,11 @@ static void begin_epoch(struct tuner *tuner, uint64_t time_ns)
 		tuner->done = 0;
 	}
 	/* In the middle of a group that was not begun here: wait for the next. */
-	if (tuner->done == place && tuner->phase == PHASE_SWING)
+	if (tuner->done == place && tuner->phase == PHASE_SWING) {
 		swing = tuner->signs[place] * tuner->width;
+		if (tuner->challenging)
+			swing = tuner->signs[place] > 0 ? CHALLENGER - tuner->center : 0;
+	}
 	tuner->rate = exp(clip_log_rate(tuner, tuner->center + swing));
 }
 
@@ -340,6 +352,38 @@ static double take_step(struct tuner *tuner, double times)
 	return tuner->center - before;
 }
 
+/* The place is quiet: is it the best there is? */
+static void settle(struct tuner *tuner)
+{
+	double challenger = clip_log_rate(tuner, CHALLENGER);
+
+	if (tuner->challenged || fabs(tuner->center - challenger) < CHALLENGE_FAR) {
+		freeze(tuner);
+		return;
+	}
+	tuner->challenged = tuner->challenging = true;
+	tuner->difference_sum = 0;
+	tuner->groups = 0;
+}
+
+static double judge_challenge(struct tuner *tuner, double times)
+{
+	double before = tuner->center;
+
+	if (tuner->groups < CHALLENGE_GROUPS && fabs(times) < STEP_SIGNIFICANCE)
+		return 0;
+	tuner->challenging = false;
+	if (times > -CHALLENGE_BETTER) {
+		freeze(tuner);
+		return 0;
+	}
+	begin_search(tuner, GAIN_FIRST);
+	tuner->challenged = true;
+	tuner->center = clip_log_rate(tuner, CHALLENGER);
+	tuner->stats.steps++;
+	return tuner->center - before;
+}
+
 static double judge_group(struct tuner *tuner, double difference)
 {
 	double times, step = 0;
@@ -348,6 +392,8 @@ static double judge_group(struct tuner *tuner, double difference)
 	tuner->groups++;
 	/* A difference of two means of two has the variance of one sub-epoch. */
 	times = tuner->difference_sum / sqrt(tuner->groups * tuner->noise);
+	if (tuner->challenging)
+		return judge_challenge(tuner, times);
 	if (fabs(times) >= STEP_SIGNIFICANCE) {
 		step = take_step(tuner, times);
 	} else {
@@ -357,7 +403,7 @@ static double judge_group(struct tuner *tuner, double difference)
 	/* Against the end of its range it gets no further either. */
 	if (tuner->quiet >= QUIET_GROUPS || tuner->gain < GAIN_SPENT ||
 		(tuner->quiet == 0 && step == 0))
-		freeze(tuner);
+		settle(tuner);
 	return step;
 }
 

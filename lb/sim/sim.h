@@ -54,6 +54,7 @@ struct sim_options {
 	uint64_t probe_cost_ns;
 	uint64_t probe_timeout_ns; /* 0: 1 ms */
 	double probe_loss;         /* share of the probes that get no answer */
+	bool bare_replies;         /* replies do not carry the server's load: probes alone do */
 	uint64_t deadline_ns;      /* of requests; 0: none */
 	double burst_factor; /* arrivals while a burst lasts, relative to those without; <= 1: none
 			      */

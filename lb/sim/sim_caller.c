@@ -259,7 +259,7 @@ void caller_answer(struct sim *sim, uint32_t index)
 		jobs_give(&sim->stations.jobs, index);
 		return;
 	}
-	finish(sim, index, job->status, &load);
+	finish(sim, index, job->status, sim->options.bare_replies ? NULL : &load);
 	unpark(sim, client);
 	arm_timer(sim, client);
 }

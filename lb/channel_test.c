@@ -475,16 +475,19 @@ TEST(probes_are_answered_and_a_policy_that_asks_first_gets_its_answers)
 
 TEST(servers_of_all_kinds_of_addresses_serve_one_channel)
 {
-	char unix_address[64], list[256];
+	char unix_address[64], shm_address[64], list[256];
 	struct fm_rpc_channel *channel;
 	unsigned kinds = 1;
 
 	snprintf(unix_address, sizeof(unix_address), "unix:/tmp/farmem-channel-%d.u", getpid());
+	snprintf(shm_address, sizeof(shm_address), "shm:/tmp/farmem-channel-%d.s", getpid());
 	near[0] = serve("127.0.0.1:0", 1, 8);
 	near[1] = serve(unix_address, 1, 8);
-	near[2] = NULL;
-	CHECK(near[0] != NULL && near[1] != NULL);
-	snprintf(list, sizeof(list), "127.0.0.1:%u,%s", fm_rpc_server_port(near[0]), unix_address);
+	near[2] = serve(shm_address, 1, 8);
+	near[3] = NULL;
+	CHECK(near[0] != NULL && near[1] != NULL && near[2] != NULL);
+	snprintf(list, sizeof(list), "127.0.0.1:%u,%s,%s", fm_rpc_server_port(near[0]),
+		unix_address, shm_address);
 	channel = channel_open(list, "prequal");
 	for (unsigned i = 0; i < 300; i++) {
 		char resp[8];
@@ -493,17 +496,18 @@ TEST(servers_of_all_kinds_of_addresses_serve_one_channel)
 		CHECK_EQ(fm_rpc_call(channel, METHOD_ECHO, "abcdefgh", 8, resp, &bytes), 0);
 		CHECK(bytes == 8 && memcmp(resp, "abcdefgh", 8) == 0);
 	}
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < 3; i++) {
 		char text[2048];
 
 		CHECK_LT(0, fm_rpc_server_stats(near[i], text, sizeof(text)));
 		kinds += strstr(text, "\"requests\":0,") == NULL;
 		CHECK(strstr(text, "\"probes_in_user_space\":0,") == NULL);
 	}
-	CHECK_EQ(kinds, 3);
+	CHECK_EQ(kinds, 4);
 	fm_rpc_close(channel);
 	near_close();
 	unlink(unix_address + 5);
+	unlink(shm_address + 4);
 }
 
 /* --- threads

@@ -69,7 +69,8 @@ struct urpc_completion {
 	uint32_t peer;
 	/* 0 or the handler's -errno; -ETIMEDOUT; -ECANCELED; -EBUSY: refused by overload;
 	 * -EMSGSIZE: the reply was larger than reply_capacity (or the limit); -ENOSYS: no such
-	 * method; -ECONNREFUSED: nobody listens there */
+	 * method; -ECONNREFUSED: nobody listens there; -ESTALE: a URPC_ONCE request that ran, or
+	 * may have run before the server's restart, and whose answer is gone */
 	int status;
 	bool refused_early; /* -EBUSY before any work was done: may be sent elsewhere */
 	size_t reply_bytes;
@@ -153,6 +154,7 @@ void urpc_server_use_slot(struct urpc_server *server, struct load_slot *slot);
 int urpc_server_start(struct urpc_server *server) FM_MUST_USE;
 /* New requests are refused, load says LOAD_DRAINING. */
 void urpc_server_drain(struct urpc_server *server);
+/* Drains, finishes what it has taken, for a second at most, and ends. NULL is fine. */
 void urpc_server_close(struct urpc_server *server);
 /* The slot in use, for a responder in user space. */
 const struct load_slot *urpc_server_slot(const struct urpc_server *server);

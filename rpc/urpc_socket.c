@@ -30,6 +30,8 @@
 #define SEND_BUFFER_BYTES (1 << 20)
 #define CONTROL_BYTES 128
 #define UNIT_UNIX 16384u
+#define WALL_LOOK_NS_MAX 1000u
+#define WALL_TRIES_MAX 4u
 #define SPIN_NS_MAX 2000u  /* between two looks of a thread that spins */
 #define SLEEP_NS_MIN 2500u /* a receive that took longer had to wait */
 
@@ -40,6 +42,7 @@ struct socket_link {
 	bool owns_path;
 	uint64_t wake_cookie;
 	struct urpc_stamps stamps;
+	uint64_t begun_ns; /* the receive at work */
 	uint64_t wall_ahead_ns,
 		wall_looked_ns; /* wall clock minus monotonic clock, and as of when */
 	unsigned expected;      /* datagrams at the next receive: doubles while they come */
@@ -82,10 +85,22 @@ static uint64_t wall_now_ns(void)
 	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
+/* Between two looks at the other clock that are close together: nobody put us aside meanwhile. */
+static uint64_t wall_ahead_ns(void)
+{
+	uint64_t before_ns, wall_ns, tries = 0;
+
+	do {
+		before_ns = clock_now_ns();
+		wall_ns = wall_now_ns();
+	} while (clock_now_ns() - before_ns > WALL_LOOK_NS_MAX && ++tries < WALL_TRIES_MAX);
+	return wall_ns - before_ns;
+}
+
 static void socket_read_control(struct socket_link *s, struct msghdr *message, uint64_t now_ns,
 	struct urpc_received *received)
 {
-	received->arrival_ns = now_ns;
+	received->arrival_ns = s->begun_ns;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c != NULL; c = CMSG_NXTHDR(message, c)) {
 		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
 			struct timespec stamp;
@@ -174,13 +189,14 @@ static int socket_receive(struct urpc_link *link, struct urpc_batch *batch, uint
 	int n, error;
 
 	socket_make_ready(s, batch);
-	if (until_ns > batch->now_ns) {
-		if (until_ns - batch->now_ns >= 2 * URPC_TICK_NS)
-			flags = MSG_WAITFORONE;
-		else
-			socket_sleep(s, until_ns - batch->now_ns);
-	}
-	/* who saw the socket empty just now needs nobody to tell when a datagram came */
+	if (until_ns > begun_ns && until_ns - begun_ns >= 2 * URPC_TICK_NS)
+		flags = MSG_WAITFORONE;
+	else if (until_ns > begun_ns)
+		socket_sleep(s, until_ns - begun_ns);
+	if (s->stamped && flags == MSG_DONTWAIT)
+		begun_ns = clock_now_ns(); /* who was put aside just now must not hide it */
+	s->begun_ns = begun_ns;
+	/* who saw the socket empty a moment ago knows when a datagram came */
 	n = socket_receive_some(s, flags,
 		s->any_address ||
 			(s->stamped && (flags != MSG_DONTWAIT ||
@@ -191,7 +207,7 @@ static int socket_receive(struct urpc_link *link, struct urpc_batch *batch, uint
 		s->expected = (unsigned)FM_MAX(n, 1);
 		if (n > 0)
 			socket_take(s, batch, (unsigned)n);
-		s->stamps.empty_ns = batch->now_ns;
+		s->stamps.empty_ns = begun_ns; /* it was seen empty after that, who knows when */
 		return error == 0 || error == EAGAIN || error == EINTR ? FM_MAX(n, 0) : -error;
 	}
 	socket_take(s, batch, (unsigned)n);
@@ -470,7 +486,7 @@ int urpc_socket_open(const struct urpc_address *address, bool listen, struct urp
 	if (r)
 		goto close;
 	socket_tune(s, listen);
-	s->stamps = (struct urpc_stamps){.wall_now_ns = wall_now_ns, .empty_ns = clock_now_ns()};
+	s->stamps = (struct urpc_stamps){.measure_ns = wall_ahead_ns, .empty_ns = clock_now_ns()};
 	*link = &s->link;
 	return 0;
 close:

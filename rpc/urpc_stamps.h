@@ -2,7 +2,7 @@
  * rpc/urpc_stamps.h: when did a packet arrive, on the monotonic clock? The kernel stamps it with
  * the wall clock, which somebody may set at any moment.
  *
- * Used by rpc/urpc_socket.c. Pure but for the look at the wall clock, which the caller supplies.
+ * Used by rpc/urpc_socket.c. Pure but for the measurement, which the caller supplies.
  *
  * Invariant: whatever the wall clock does, an arrival lies between the moment the socket was last
  * seen empty and now. A stamp that would lie outside says that the clock was stepped: its distance
@@ -16,15 +16,15 @@
 #define URPC_STAMPS_PERIOD_NS 1000000u /* the distance is measured once in so long */
 
 struct urpc_stamps {
-	uint64_t (*wall_now_ns)(void);
-	uint64_t empty_ns;      /* the socket was last seen empty */
-	uint64_t wall_ahead_ns; /* wall clock minus monotonic clock, modulo 2^64 */
-	uint64_t looked_ns;     /* as of when */
+	uint64_t (*measure_ns)(void); /* wall clock minus monotonic clock, modulo 2^64 */
+	uint64_t empty_ns;            /* the socket was last seen empty */
+	uint64_t wall_ahead_ns;       /* as measured */
+	uint64_t looked_ns;           /* at this time */
 };
 
 static inline void urpc_stamps_look(struct urpc_stamps *stamps, uint64_t now_ns)
 {
-	stamps->wall_ahead_ns = stamps->wall_now_ns() - now_ns;
+	stamps->wall_ahead_ns = stamps->measure_ns();
 	stamps->looked_ns = now_ns;
 }
 

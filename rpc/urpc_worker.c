@@ -41,11 +41,13 @@ void urpc_worker_enter(struct urpc_worker *worker)
 void urpc_yield(void)
 {
 	struct urpc_worker *worker = worker_here;
+	int saved = errno; /* the thread's, and others run on it meanwhile */
 
 	if (worker == NULL || worker->running == NULL)
 		return;
 	if (clock_now_ns() >= worker->quantum_end_ns)
 		urpc_fibers_leave(&worker->fibers);
+	errno = saved;
 }
 
 /* --- ends --- */

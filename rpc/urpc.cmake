@@ -14,6 +14,7 @@ if(NOT FM_SANITIZE)
 	fm_test(urpc_syscall_test SOURCES urpc_syscall_test.c DEPS urpc base LABELS unit)
 endif()
 fm_test(urpc_hostile_test SOURCES urpc_hostile_test.c DEPS urpc base LABELS unit)
+fm_test(urpc_stress_test SOURCES urpc_stress_test.c DEPS urpc base LABELS unit)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the sources once more, so that the fuzzer sees their branches
 	fm_test(urpc_fuzz DEPS base LABELS fuzz LIBS Threads::Threads SOURCES urpc_fuzz.c urpc_address.c urpc_client.c

@@ -49,13 +49,15 @@ int lbsim_parse_number(const char *text, double *value) FM_MUST_USE;
 /* One line on standard error. */
 void lbsim_complain(const char *format, ...) FM_PRINTF(1, 2);
 
-/* A policy with the way its probes are answered: "p2c@user", "prequal-tuned@ebpf", "random". */
+/* A policy with the way its probes are answered, its rate, its pool: "p2c@user",
+ * "mew-fixed@ebpf=2", "prequal-tuned@ebpf/12", "random". */
 struct lbsim_contestant {
 	char name[LBSIM_NAME_MAX];
 	char policy[LBSIM_NAME_MAX];
 	enum station_probe probe;
-	bool central; /* one dispatcher for all: jbsq */
-	double rate;  /* f; 0: the policy's own */
+	bool central;  /* one dispatcher for all: jbsq */
+	double rate;   /* f; 0: the policy's own */
+	unsigned pool; /* entries; 0: the policy's own */
 };
 /* "all", "main", or a list with commas. The number, or -EINVAL having complained. */
 int lbsim_contestants(

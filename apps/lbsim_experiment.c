@@ -10,7 +10,7 @@
 #include "base/clock.h"
 
 #define RATE_NONE 1e-9 /* a rate of 0 means the policy's default */
-#define BISECTIONS 8   /* of the load: to 0.4 % */
+#define BISECTIONS 7   /* of the load: to 0.8 % */
 #define P2C "p2c@user"
 #define PREQUAL "prequal@user"
 #define PREQUAL_TUNED "prequal-tuned@ebpf"
@@ -160,7 +160,7 @@ static int e1(const struct lbsim_options *options, const struct sim_options *bas
 /* --- e2: ratios ---------------------------------------------------------------------------------
  */
 
-static const double e2_loads[] = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9};
+static const double e2_loads[] = {0.1, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9};
 static const double e2_loads_quick[] = {0.6, 0.75};
 
 /* The load up to which the mean p99 over the seeds keeps the SLO, by bisection; below 0: failed. */

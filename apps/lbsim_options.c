@@ -227,15 +227,17 @@ int lbsim_base(const struct lbsim_options *options, struct sim_options *base)
 
 #define MAIN_POLICIES                                                                              \
 	"random,least,p2c@user,p2c@ebpf,prequal@user,prequal-tuned@user,"                          \
-	"prequal-tuned@ebpf,mew@ebpf,jsq"
+	"prequal-tuned@ebpf,prequal-tuned@ebpf/12,mew@ebpf,jsq"
 #define ALL_POLICIES                                                                               \
 	"random,rr,least,c3,jiq,jbsq,p2c@user,p2c@ebpf,prequal@user,prequal@ebpf,"                 \
-	"prequal-tuned@user,prequal-tuned@ebpf,mew-fixed@user,mew-fixed@ebpf,mew@user,"            \
+	"prequal-tuned@user,prequal-tuned@ebpf,prequal-tuned@ebpf/"                                \
+	"12,mew-fixed@user,mew-fixed@ebpf,mew@user,"                                               \
 	"mew@ebpf,jsq"
 
 static int contestant(char *word, struct lbsim_contestant *c)
 {
-	char *rate = strchr(word, '='), *probe;
+	char *rate = strchr(word, '='), *pool = strchr(word, '/'), *probe;
+	double entries;
 	bool oracle;
 
 	*c = (struct lbsim_contestant){.probe = STATION_PROBES};
@@ -246,6 +248,14 @@ static int contestant(char *word, struct lbsim_contestant *c)
 			lbsim_complain("--policy: '%s' is no number of probes per RPC", rate);
 			return -EINVAL;
 		}
+	}
+	if (pool) {
+		*pool++ = '\0';
+		if (lbsim_parse_number(pool, &entries) < 0 || entries < 1 || entries > 1000) {
+			lbsim_complain("--policy: '%s': a pool has 1 to 1000 entries", pool);
+			return -EINVAL;
+		}
+		c->pool = (unsigned)entries;
 	}
 	probe = strchr(word, '@');
 	if (probe) {
@@ -298,6 +308,7 @@ void lbsim_enter(const struct lbsim_options *options, const struct lbsim_contest
 	sim->balancer.policy = c->policy;
 	if (c->rate > 0)
 		sim->balancer.probes_per_rpc = c->rate;
+	sim->balancer.pool_size = c->pool;
 	if (c->probe != STATION_PROBES)
 		set_probe(options, c->probe, sim);
 	if (c->central)

@@ -156,7 +156,7 @@ struct liar {
 };
 
 /* A client with one request in flight at a socket of ours. */
-static void liar_open(struct liar *liar, size_t capacity)
+static void liar_open_until(struct liar *liar, size_t capacity, uint64_t deadline_ns)
 {
 	struct sockaddr_in address = loopback(0);
 	struct timeval timeout = {.tv_sec = 5};
@@ -176,7 +176,7 @@ static void liar_open(struct liar *liar, size_t capacity)
 			 &(struct urpc_request){.peer = liar->peer,
 				 .reply = liar->reply,
 				 .reply_capacity = capacity,
-				 .deadline_ns = clock_now_ns() + 20 * NS_PER_S},
+				 .deadline_ns = deadline_ns},
 			 &liar->id),
 		0);
 	length = sizeof(liar->from);
@@ -184,6 +184,11 @@ static void liar_open(struct liar *liar, size_t capacity)
 			 (struct sockaddr *)&liar->from, &length),
 		sizeof(liar->request));
 	CHECK_EQ(liar->request.head.id, liar->id);
+}
+
+static void liar_open(struct liar *liar, size_t capacity)
+{
+	liar_open_until(liar, capacity, clock_now_ns() + 20 * NS_PER_S);
 }
 
 static struct urpc_reply_head liar_head(const struct liar *liar, uint32_t total, uint16_t unit)
@@ -310,6 +315,27 @@ TEST(pieces_that_contradict_each_other_are_not_mixed)
 	CHECK_EQ(wait_one(liar.client).status, 0);
 	for (unsigned i = 0; i < 1500; i++)
 		CHECK_EQ(liar.reply[i], 3);
+	liar_close(&liar);
+}
+
+TEST(an_answer_slower_than_the_deadline_is_a_timeout_and_then_a_stray)
+{
+	struct liar liar;
+	struct urpc_reply_head head;
+	struct urpc_completion done;
+	struct urpc_client_stats stats;
+	uint64_t begin_ns = clock_now_ns();
+
+	liar_open_until(&liar, 8, begin_ns + 50 * NS_PER_MS);
+	done = wait_one(liar.client);
+	CHECK_EQ(done.status, -ETIMEDOUT);
+	CHECK_LE(50 * NS_PER_MS, done.done_ns - begin_ns);
+	head = liar_head(&liar, 8, URPC_UNIT_UDP);
+	liar_send(&liar, liar.fd, &head, 0xee);
+	liar_expect_nothing(&liar, 1, 0);
+	CHECK_EQ(liar.reply[0], 0);
+	urpc_client_stats(liar.client, &stats);
+	CHECK_EQ(stats.timeouts, 1);
 	liar_close(&liar);
 }
 

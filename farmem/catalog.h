@@ -129,7 +129,7 @@ struct catalog_group {
 	_Atomic uint32_t state; /* enum catalog_group_state */
 	uint8_t k, m;
 	_Atomic uint16_t heat; /* one for every CATALOG_HEAT_EVERY reads of its spans; wraps */
-	uint32_t slot_count; /* per column: region bytes / FM_PAGE_SIZE, at most 2^20 */
+	uint32_t slot_count;   /* per column: region bytes / FM_PAGE_SIZE, at most 2^20 */
 	struct catalog_column columns[EC_N_MAX];
 };
 
@@ -168,7 +168,8 @@ struct catalog_stats {
 	_Atomic uint64_t hedged_reads, hedged_wins; /* started beside a late read; came first */
 	_Atomic uint64_t slow_reads;                /* went around a slow node from the start */
 	_Atomic uint64_t evacuated_spansets, healed_spansets;
-	_Atomic uint64_t forks, fork_ns; /* that far memory took part in; gates were closed so long */
+	_Atomic uint64_t forks,
+		fork_ns; /* that far memory took part in; gates were closed so long */
 	/* by the agent */
 	_Atomic uint64_t repaired_columns, repaired_bytes, drained_columns, drained_bytes;
 	_Atomic uint64_t scrubbed_bytes, scrub_mismatches, agent_starts;
@@ -194,7 +195,7 @@ struct catalog_header {
 	uint32_t evict_mode; /* enum config_evict in force: EVICT_MOVE or EVICT_WP */
 	char command[64];    /* comm of the application */
 	uint64_t started_ns; /* realtime */
-	_Atomic uint64_t epoch FM_ALIGNED(FM_CACHE_LINE);        /* starts at 1 */
+	_Atomic uint64_t epoch FM_ALIGNED(FM_CACHE_LINE); /* starts at 1 */
 	/* The oldest epoch that a forked child still reads at, or 0: records retired since then are
 	 * not reused, and dead ones need their bytes. */
 	_Atomic uint64_t pinned;

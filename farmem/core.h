@@ -76,7 +76,8 @@ struct core {
 	struct ec_code *codes; /* by code index, made at first use under codes_lock */
 	_Atomic uint8_t *codes_ready;
 	pthread_mutex_t codes_lock;
-	/* This process is such a child: words are its own, records and slots are another's (fork.c).
+	/* This process is such a child: words are its own, records and slots are another's
+	 * (fork.c).
 	 */
 	bool reader;
 	_Atomic uint32_t groups_cursor; /* where the next search for a group begins */

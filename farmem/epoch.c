@@ -72,8 +72,8 @@ uint64_t epoch_pin(struct core *core)
 	uint64_t now = atomic_load_explicit(&core->catalog.header->epoch, memory_order_acquire);
 	uint64_t idle = EPOCH_IDLE;
 	/* An older pin covers ours. */
-	(void)atomic_compare_exchange_strong_explicit(
-		&core->catalog.header->pinned, &idle, now, memory_order_seq_cst, memory_order_acquire);
+	(void)atomic_compare_exchange_strong_explicit(&core->catalog.header->pinned, &idle, now,
+		memory_order_seq_cst, memory_order_acquire);
 	atomic_thread_fence(memory_order_seq_cst);
 	return now;
 }

@@ -304,7 +304,8 @@ static void fault_install(struct fault_handler *h, struct spanset_fetch *f)
 		return;
 	}
 	int rc = h->st->pager->ops->install(h->st->pager, f->page, f->bytes);
-	/* A forked child's words may say FAR of a page that came with the fork: read-ahead meets it. */
+	/* A forked child's words may say FAR of a page that came with the fork: read-ahead meets
+	 * it. */
 	FM_ASSERT(rc == 0 || (rc == -EEXIST && core->reader));
 	budget_near(core, 1);
 	atomic_fetch_sub_explicit(&core->budget.far_pages, 1, memory_order_relaxed);

@@ -49,6 +49,7 @@
 
 #define FORK_STACK_BYTES (64u << 10) /* libc's fork needs less below us */
 #define FORK_WORD_PAUSE_NS (5 * NS_PER_US)
+#define FORK_HUGE_BYTES (1u << 20) /* for words of half a GiB and more */
 
 static struct runtime *fork_runtime;
 static _Atomic uint32_t fork_registered;
@@ -159,7 +160,8 @@ static int fork_copy_words(struct runtime *rt)
 {
 	struct fork *f = &rt->fork;
 	f->words_bytes = (uint64_t)f->end * sizeof(*f->words);
-	f->words = mem_map_huge(f->words_bytes);
+	f->words = f->words_bytes < FORK_HUGE_BYTES ? mem_map(f->words_bytes)
+						    : mem_map_huge(f->words_bytes);
 	if (f->words == NULL)
 		return -ENOMEM;
 	for (uint32_t page = 0; page < f->end; page++) {
@@ -278,6 +280,12 @@ static const char *fork_prepare_far(struct runtime *rt, bool parent)
 	return NULL;
 }
 
+/* Is any memory registered? (A runtime that is OFF since then serves it all the same.) */
+static bool fork_is_far(struct runtime *rt)
+{
+	return atomic_load(&rt->range.fresh_end) != UINT32_MAX;
+}
+
 static void fork_prepare(void)
 {
 	struct runtime *rt = fork_runtime;
@@ -288,15 +296,14 @@ static void fork_prepare(void)
 	f->kind = FORK_PLAIN;
 	f->token = NULL;
 	f->words = NULL;
-	/* While it starts, nothing is registered; range_start waits for map_lock. */
+	/* Nothing is registered, nor will be before the fork is over: range_start waits for it. */
 	range_map_lock(&rt->range);
-	uint32_t state = atomic_load(&rt->state);
-	if (state != RUNTIME_RUNNING && state != RUNTIME_FORKED) {
+	if (!fork_is_far(rt)) {
 		f->held_map = true;
 		return;
 	}
 	range_map_unlock(&rt->range);
-	f->denied = fork_prepare_far(rt, state == RUNTIME_RUNNING);
+	f->denied = fork_prepare_far(rt, atomic_load(&rt->state) != RUNTIME_FORKED);
 	f->kind = f->denied == NULL ? FORK_FAR : FORK_DENIED;
 	if (f->kind == FORK_DENIED)
 		fork_catch(&f->segv); /* before libc's own touches in the child */
@@ -353,6 +360,7 @@ static void fork_child_denied(struct runtime *rt, const char *why)
 	int rc = fork_each_registered(rt, fork_fill_hole);
 	FM_ASSERT_EQ(rc, 0); /* fork_fill_hole stops at nothing */
 	fork_catch(NULL);
+	atomic_store(&rt->range.fresh_end, UINT32_MAX); /* nothing is registered here */
 	atomic_store(&rt->state, RUNTIME_OFF);
 }
 
@@ -365,6 +373,8 @@ static void fork_child(void)
 	uint32_t state = atomic_load(&rt->state);
 	fork_child_locks(rt);
 	rt->stats_file[0] = 0;
+	rt->profile.threads_count = 0; /* its samples are the parent's */
+	rt->profile.path[0] = 0;
 	if (state == RUNTIME_STARTING || state == RUNTIME_READY)
 		atomic_store(&rt->state, RUNTIME_OFF); /* its threads are not here */
 	if (f->kind == FORK_PLAIN)

@@ -65,8 +65,10 @@ struct fork_token *fork_token_take(struct runtime *rt)
 {
 	struct fork *f = &rt->fork;
 	uint64_t until = clock_now_ns() + TOKEN_WAIT_NS;
+	const _Atomic uint64_t *children = &rt->core.catalog.stats->children;
 	struct fork_token *token;
-	while ((token = fork_token_find(f)) == NULL && clock_now_ns() < until) {
+	while ((token = fork_token_find(f)) == NULL && clock_now_ns() < until &&
+		atomic_load_explicit(children, memory_order_relaxed) < FORK_CHILDREN_MAX) {
 		evict_call(&rt->stripes[0]);
 		(void)futex_wait(&f->ready, 0, TOKEN_TEND_NS);
 	}
@@ -140,7 +142,8 @@ void fork_tend(struct runtime *rt)
 		else if (state == TOKEN_NONE && ready < TOKENS_READY_WANTED)
 			ready += fork_token_make(f, t);
 	}
-	if (live > 0 || atomic_load_explicit(&rt->core.catalog.header->pinned, memory_order_relaxed) != 0)
+	if (live > 0 ||
+		atomic_load_explicit(&rt->core.catalog.header->pinned, memory_order_relaxed) != 0)
 		fork_unpin(rt);
 	atomic_store_explicit(&rt->core.catalog.stats->children, live, memory_order_relaxed);
 }

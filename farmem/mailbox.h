@@ -6,10 +6,11 @@
  * checked). The tables themselves are in the catalog; messages only say "look". Either side may go
  * away: EOF on the runtime's connection means its memory image is gone (exit, kill, exec): the
  * agent releases its leases, once no forked child reads them any more either: all of them have the
- * second memfd mapped, which nobody can lose (farmem/fork_token.c). SIGSTOP or a debugger closes nothing. A worker of the agent that dies
- * closes nothing either (farmem/agent/supervisor.h): the next one says WELCOME again. EOF on the
- * agent's side: all of it is gone; the runtime goes on without new groups, connects again, which
- * starts another agent, and says HELLO with the catalog it has.
+ * second memfd mapped, which nobody can lose (farmem/fork_token.c). SIGSTOP or a debugger closes
+ * nothing. A worker of the agent that dies closes nothing either (farmem/agent/supervisor.h): the
+ * next one says WELCOME again. EOF on the agent's side: all of it is gone; the runtime goes on
+ * without new groups, connects again, which starts another agent, and says HELLO with the catalog
+ * it has.
  *
  *   runtime -> agent   HELLO (by SCM_RIGHTS: the catalog's memfd, and one that tells whether forked
  *                      children still live), WANT_GROUPS, NODE_SUSPECT, BYE

@@ -29,7 +29,8 @@ enum runtime_state {
 	RUNTIME_READY,   /* threads and agent are there; memory is still ordinary */
 	RUNTIME_RUNNING, /* what is handed out now is registered */
 	RUNTIME_OFF,
-	/* A forked child: it reads its parent's far copies, and keeps what it writes near (fork.c). */
+	/* A forked child: it reads its parent's far copies, and keeps what it writes near (fork.c).
+	 */
 	RUNTIME_FORKED
 };
 
@@ -97,7 +98,7 @@ struct runtime {
 	uint64_t agent_lost_ns, agent_retry_ns;
 	uint32_t agent_tries;
 	bool agent_missed; /* the user was told */
-	int event;                        /* eventfd that wakes the main thread */
+	int event;         /* eventfd that wakes the main thread */
 	_Atomic uint64_t suspects[CATALOG_NODES_MAX / 64];
 	_Atomic uint32_t wanted_told;
 	struct fork fork;

@@ -11,9 +11,9 @@
  *
  *   worker -> supervisor   START (program, arguments, log), SIGNAL, ADOPT (node-INDEX is served by
  *                          a process that is not our child), KEEP (a runtime's connection,
- *                          catalog and life; text: its HELLO), DROP, END (with the tree's lock, held)
- *   supervisor -> worker   STARTED (value: pid or -errno; a started one's ready pipe comes along,
- *                          an adopted one's does not), ENDED
+ *                          catalog and life; text: its HELLO), DROP, END (with the tree's lock,
+ * held) supervisor -> worker   STARTED (value: pid or -errno; a started one's ready pipe comes
+ * along, an adopted one's does not), ENDED
  */
 #ifndef FM_FARMEM_AGENT_SUPERVISOR_H
 #define FM_FARMEM_AGENT_SUPERVISOR_H

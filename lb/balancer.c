@@ -171,12 +171,12 @@ void balancer_close(struct balancer *balancer)
 unsigned policy_draw_distinct(struct balancer *balancer, uint32_t *servers, unsigned count)
 {
 	struct health *health = &balancer->health;
-	uint32_t positions[LB_PROBES_MAX], position, other;
+	uint32_t positions[LB_PROBES_MAX], position, other, swapped;
 	unsigned used;
 
 	FM_ASSERT_LE(count, LB_PROBES_MAX);
 	count = FM_MIN(count, health->fit_count);
-	/* Floyd: uniform over subsets, one number each; but the order is not: later ones are high */
+	/* Floyd: uniform over subsets, one number each */
 	for (used = 0; used < count; used++) {
 		position = draw_below(&balancer->draw, health->fit_count - count + used + 1);
 		for (unsigned i = 0; i < used; i++)
@@ -184,10 +184,13 @@ unsigned policy_draw_distinct(struct balancer *balancer, uint32_t *servers, unsi
 				position = health->fit_count - count + used;
 		positions[used] = position;
 	}
+	/* but not over orders (later ones are high), and the last answer is the newest sample */
 	for (unsigned i = 0; i < count; i++) {
+		servers[i] = health->order[positions[i]];
 		other = draw_below(&balancer->draw, i + 1);
-		servers[i] = servers[other];
-		servers[other] = health->order[positions[i]];
+		swapped = servers[other];
+		servers[other] = servers[i];
+		servers[i] = swapped;
 	}
 	return count;
 }

@@ -73,10 +73,12 @@ struct balancer_options {
 };
 
 enum balancer_verdict {
-	LB_SEND,   /* pick.server */
-	LB_ASK,    /* pick.asked[0..asked_count) */
-	LB_PARK,   /* every server has its fill: keep the RPC and pick again after the next done */
-	LB_NOBODY, /* no server is usable and none is worth a try: fail the RPC */
+	LB_SEND, /* pick.server */
+	LB_ASK,  /* pick.asked[0..asked_count) */
+	LB_PARK, /* every server has its fill: keep the RPC and pick again after the next done */
+	/* Fail the RPC. Not while there is a server: when all are out, the one that was tried
+	 * longest ago is tried, so that the first to come back is found by the next RPCs. */
+	LB_NOBODY,
 };
 
 struct balancer_pick {
@@ -105,8 +107,13 @@ enum balancer_verdict balancer_pick_asked(
 void balancer_sent(struct balancer *balancer, uint64_t now_ns, uint32_t server);
 
 struct balancer_outcome {
-	int status;          /* 0, or why it failed: -ETIMEDOUT, -ECANCELED, -EBUSY (overload) .. */
-	uint64_t latency_ns; /* from the caller's intent to its end */
+	/*
+	 * 0, or why it failed. -ECANCELED: the caller's doing, says nothing of the server. -EBUSY:
+	 * refused for overload; the server lives, but gets less. Anything else counts towards its
+	 * ejection: pass 0 for errors that are a handler's ordinary answer.
+	 */
+	int status;
+	uint64_t latency_ns;     /* from the caller's intent to its end */
 	const struct load *load; /* from the reply; NULL: none came */
 };
 void balancer_done(struct balancer *balancer, uint64_t now_ns, uint32_t server,

@@ -17,6 +17,8 @@
 #include "base/clock.h"
 #include "rpc/urpc_serve.h"
 
+#define RECEIVES_MAX 6u /* in a row, each twice as much, before what came is run */
+
 struct dispatch_arrival {
 	struct urpc_work *work; /* has the datagram and its source */
 	const struct urpc_parsed *parsed;
@@ -271,7 +273,8 @@ static void dispatch_idle(struct urpc_server *server, uint64_t now_ns)
 	server->published_delay_ns = server->delay_ns;
 }
 
-bool urpc_dispatch_pump(struct urpc_server *server, uint64_t until_ns)
+/* One receive. How many came. */
+static int dispatch_receive(struct urpc_server *server, uint64_t until_ns)
 {
 	struct urpc_worker *sleepers[URPC_WORKERS_MAX];
 	unsigned sleepers_count = 0;
@@ -279,8 +282,6 @@ bool urpc_dispatch_pump(struct urpc_server *server, uint64_t until_ns)
 	int n = server->link->ops->receive(server->link, &server->batch, until_ns);
 	uint64_t now_ns = server->batch.now_ns;
 
-	if (!server->threaded)
-		server->workers[0].now_ns = now_ns;
 	urpc_server_lock(server);
 	for (int i = 0; i < n; i++)
 		dispatch_one(server, (unsigned)i, now_ns);
@@ -300,7 +301,20 @@ bool urpc_dispatch_pump(struct urpc_server *server, uint64_t until_ns)
 	urpc_server_unlock(server);
 	for (unsigned i = 0; i < sleepers_count; i++)
 		urpc_worker_wake(sleepers[i]);
-	return n > 0;
+	return n;
+}
+
+bool urpc_dispatch_pump(struct urpc_server *server, uint64_t until_ns)
+{
+	int n = dispatch_receive(server, until_ns);
+	bool success = n > 0;
+
+	/* what waits unseen may be a cancellation, and it counts as load */
+	for (unsigned i = 0; n > 0 && server->batch.more && i < RECEIVES_MAX; i++)
+		n = dispatch_receive(server, 0);
+	if (!server->threaded)
+		server->workers[0].now_ns = server->batch.now_ns;
+	return success;
 }
 
 /* --- the loop --- */

@@ -47,6 +47,7 @@ static int fuzz_receive(struct urpc_link *link, struct urpc_batch *batch, uint64
 
 	(void)until_ns;
 	batch->now_ns = clock_now_ns();
+	batch->more = false;
 	if (!fuzz->full)
 		return 0;
 	fuzz->full = false;

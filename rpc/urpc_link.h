@@ -58,6 +58,7 @@ struct urpc_received {
 struct urpc_batch {
 	struct urpc_received at[URPC_BATCH_MAX];
 	uint64_t now_ns; /* in: the time, not older than this; out: the time after receiving */
+	bool more;       /* out: others may wait behind these, unseen */
 };
 
 struct urpc_link;

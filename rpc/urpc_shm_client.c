@@ -231,6 +231,7 @@ static int shm_read(struct shm_client *c, struct urpc_batch *batch)
 		n++;
 	}
 	batch->now_ns = clock_now_ns();
+	batch->more = n == (int)URPC_BATCH_MAX;
 	return n == 0 && length < 0 ? length : n;
 }
 

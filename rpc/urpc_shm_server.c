@@ -210,6 +210,7 @@ static unsigned shm_read(struct shm_server *s, struct urpc_batch *batch)
 	}
 	s->next++;
 	batch->now_ns = clock_now_ns();
+	batch->more = n == URPC_BATCH_MAX;
 	for (unsigned i = 0; i < n; i++)
 		batch->at[i].arrival_ns = FM_MIN(batch->at[i].arrival_ns, batch->now_ns);
 	if (n < URPC_BATCH_MAX)

@@ -196,6 +196,7 @@ static int socket_receive(struct urpc_link *link, struct urpc_batch *batch, uint
 	if (s->stamped && flags == MSG_DONTWAIT)
 		begun_ns = clock_now_ns(); /* who was put aside just now must not hide it */
 	s->begun_ns = begun_ns;
+	batch->more = false;
 	/* who saw the socket empty a moment ago knows when a datagram came */
 	n = socket_receive_some(s, flags,
 		s->any_address ||
@@ -211,8 +212,12 @@ static int socket_receive(struct urpc_link *link, struct urpc_batch *batch, uint
 		return error == 0 || error == EAGAIN || error == EINTR ? FM_MAX(n, 0) : -error;
 	}
 	socket_take(s, batch, (unsigned)n);
-	/* one that was waited for says nothing of others behind it */
-	if (flags == MSG_DONTWAIT || batch->now_ns - begun_ns < SLEEP_NS_MIN)
+	/* one that was waited for, asleep or spinning, says nothing of others behind it */
+	if (flags == MSG_DONTWAIT)
+		batch->more = !s->stamped || begun_ns - s->stamps.empty_ns > SPIN_NS_MAX;
+	else
+		batch->more = batch->now_ns - begun_ns < SLEEP_NS_MIN;
+	if (batch->more)
 		s->expected = FM_MIN(2 * s->expected, URPC_BATCH_MAX);
 	return n;
 }

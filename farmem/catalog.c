@@ -115,6 +115,8 @@ int catalog_create(struct catalog *catalog, const struct catalog_options *option
 	void *base = mmap(NULL, l.total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (base == MAP_FAILED)
 		goto close_fd;
+	/* Gigabytes of holes, which a core dump would fill. */
+	(void)madvise(base, l.total, MADV_DONTDUMP);
 	catalog_point(catalog, base, &l, fd);
 	catalog_fill_header(catalog->header, options, l.total);
 	return 0;

@@ -222,3 +222,155 @@ TEST(a_purge_of_less_than_a_page_touches_nothing)
 		CHECK_EQ(at[i], 5);
 	close_all();
 }
+
+/* ---- whose a page is (range_map.c) ---- */
+
+static uint64_t take(uint64_t pages, uint64_t align, uint8_t byte)
+{
+	range_map_lock(&range);
+	uint64_t page = range_take(&range, pages, align);
+	if (page != UINT64_MAX)
+		range_own(&range, page, pages, byte);
+	range_map_unlock(&range);
+	return page;
+}
+
+static void give_back(uint64_t page, uint64_t pages)
+{
+	range_map_lock(&range);
+	range_give_back(&range, page, pages);
+	range_map_unlock(&range);
+}
+
+static const uint8_t used = RANGE_BYTE(RANGE_COMMITTED, PROT_READ | PROT_WRITE);
+
+TEST(addresses_given_back_are_handed_out_again_and_hold_zeros)
+{
+	open_range();
+	range.stripe_list = stripes;
+	uint64_t first = take(300, 1, used), second = take(300, 1, used);
+	CHECK(first != second);
+	uint8_t *memory = range.base + first * FM_PAGE_SIZE;
+	memset(memory, 7, 300 * FM_PAGE_SIZE);
+	CHECK_EQ(atomic_load(&range.live_pages), 600);
+	give_back(first, 300);
+	CHECK_EQ(atomic_load(&range.live_pages), 300);
+	uint32_t before = atomic_load(&range.used_pages);
+	/* Until all of it has gone round. */
+	uint64_t again;
+	unsigned tries = 0;
+	while ((again = take(100, 1, used)) != first && tries < 100)
+		tries++;
+	CHECK_EQ(again, first);
+	CHECK_EQ(atomic_load(&range.used_pages), before);
+	CHECK_EQ(mprotect(memory, 100 * FM_PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
+	for (size_t i = 0; i < 100 * FM_PAGE_SIZE; i++)
+		CHECK_EQ(memory[i], 0);
+}
+
+TEST(large_pieces_lie_on_huge_page_borders_and_pieces_never_overlap)
+{
+	static uint8_t taken[RANGE_MIN_BYTES / FM_PAGE_SIZE];
+	uint64_t held[64] = {0}, pages[64] = {0}, random = 3;
+	open_range();
+	range.stripe_list = stripes;
+	memset(taken, 0, sizeof(taken));
+	for (unsigned i = 0; i < 3000; i++) {
+		unsigned slot = (unsigned)(test_random(&random) % 64);
+		if (pages[slot] != 0) {
+			give_back(held[slot], pages[slot]);
+			memset(taken + held[slot], 0, pages[slot]);
+			pages[slot] = 0;
+			continue;
+		}
+		uint64_t count = 1 + test_random(&random) % 1500;
+		uint64_t align = count >= RANGE_BLOCK_PAGES ? RANGE_BLOCK_PAGES : 1;
+		held[slot] = take(count, align, used);
+		CHECK(held[slot] != UINT64_MAX);
+		CHECK_EQ(held[slot] % align, 0);
+		for (uint64_t p = held[slot]; p < held[slot] + count; p++) {
+			CHECK_EQ(taken[p], 0);
+			taken[p] = 1;
+		}
+		pages[slot] = count;
+	}
+	/* 64 pieces of at most 6 MiB each: far less than would be used up without giving back. */
+	CHECK_LE(atomic_load(&range.used_pages), 64 * 3072);
+}
+
+static int refuse(uint8_t *memory, uint64_t bytes, void *argument)
+{
+	(void)memory, (void)bytes, (void)argument;
+	return -EPERM;
+}
+
+TEST(what_a_registered_page_held_is_forgotten_before_it_changes_hands)
+{
+	open_all(true);
+	range.stripe_list = stripes;
+	uint64_t page = take(1024, RANGE_BLOCK_PAGES, used);
+	uint8_t *memory = range.base + page * FM_PAGE_SIZE;
+	CHECK_EQ(madvise(memory, 4 * MIB, MADV_NOHUGEPAGE), 0);
+	memset(memory, 9, 4 * MIB);
+	CHECK_EQ(range_start(&range, &core, &uffd, 1), 0);
+	for (uint32_t b = 0; b < 2; b++)
+		CHECK(range_prepare_block(&stripe, (uint32_t)page + b * RANGE_BLOCK_PAGES));
+	CHECK_EQ(atomic_load(&core.budget.near_pages), 1024);
+	give_back(page + 10, 500);
+	CHECK_EQ(state_of((uint32_t)page + 9), SPAN_NEAR);
+	CHECK_EQ(state_of((uint32_t)page + 10), SPAN_EMPTY);
+	CHECK_EQ(state_of((uint32_t)page + 509), SPAN_EMPTY);
+	CHECK_EQ(state_of((uint32_t)page + 510), SPAN_NEAR);
+	CHECK_EQ(atomic_load(&core.budget.near_pages), 524);
+	CHECK_EQ(memory[510 * FM_PAGE_SIZE], 9);
+	/* A change that fails leaves the page its owner. */
+	struct range_change change = {refuse, NULL, RANGE_BYTE(RANGE_FOREIGN, 0)};
+	range_map_lock(&range);
+	int rc = range_change(&range, page + 600, 1, &change);
+	range_map_unlock(&range);
+	CHECK_EQ(rc, -EPERM);
+	CHECK_EQ(range.owners[page + 600], used);
+	close_all();
+}
+
+TEST(reservations_are_registered_at_the_start_and_blocks_with_other_mappings_never)
+{
+	open_all(true);
+	range.stripe_list = stripes;
+	uint64_t reserved = take(1024, RANGE_BLOCK_PAGES, RANGE_BYTE(RANGE_RESERVED, PROT_NONE));
+	uint64_t foreign = take(1024, RANGE_BLOCK_PAGES, used);
+	uint64_t next = 0, count;
+	range_map_lock(&range);
+	range_own(&range, foreign + 5, 1, RANGE_BYTE(RANGE_FOREIGN, PROT_READ));
+	range_map_unlock(&range);
+	CHECK_EQ(range_start(&range, &core, &uffd, 1), 0);
+	CHECK(range_registered(&range, reserved));
+	CHECK(range_registered(&range, reserved + 1023));
+	CHECK(!range_registered(&range, foreign));
+	CHECK(!range_prepare_block(&stripe, (uint32_t)reserved)); /* nothing was ever in it */
+	CHECK(!range_prepare_block(&stripe, (uint32_t)foreign));
+	CHECK(range_prepare_block(&stripe, (uint32_t)foreign + RANGE_BLOCK_PAGES));
+	bool met = false;
+	while ((count = range_next_registered(&range, &next, range.pages)) != 0) {
+		CHECK(foreign + 5 < next || foreign + 5 >= next + count);
+		met |= reserved >= next && reserved < next + count;
+		next += count;
+	}
+	CHECK(met);
+	close_all();
+}
+
+TEST(only_pages_that_cannot_be_written_are_frozen)
+{
+	open_range();
+	uint64_t page = take(10, 1, used);
+	CHECK(!range_frozen(&range, (uint32_t)page));
+	range_map_lock(&range);
+	range_own(&range, page, 1, RANGE_BYTE(RANGE_COMMITTED, PROT_READ));
+	range_own(&range, page + 1, 1, RANGE_BYTE(RANGE_COMMITTED, PROT_NONE));
+	range_own(&range, page + 2, 1, RANGE_BYTE(RANGE_FOREIGN, PROT_READ));
+	range_map_unlock(&range);
+	CHECK(range_frozen(&range, (uint32_t)page));
+	CHECK(range_frozen(&range, (uint32_t)page + 1));
+	CHECK(!range_frozen(&range, (uint32_t)page + 2));
+}

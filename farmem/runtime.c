@@ -32,6 +32,9 @@
 #include "farmem/mmap.h"
 #include "farmem/record.h"
 
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE (1u << 1)
+#endif
 #define RUNTIME_STACK_BYTES (512u << 10)
 #define RUNTIME_SHARE_START_PAGES (2048u) /* --local PERCENT: start at 8 MiB of heap */
 #define RUNTIME_STAGING_MIN 1024u         /* slots */
@@ -134,7 +137,9 @@ static void *runtime_evictor_main(void *argument)
  */
 int runtime_own_descriptors(struct runtime *rt)
 {
-	if (unshare(CLONE_FILES) != 0)
+	if (unshare(CLONE_FILES) != 0 &&
+		/* Containers' default filters refuse unshare, and know nothing of this way. */
+		syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_UNSHARE) != 0)
 		return -errno;
 	close(0);
 	close(1);
@@ -282,7 +287,10 @@ static int runtime_build(struct runtime *rt)
 {
 	bool moves = false;
 	int rc = runtime_own_descriptors(rt);
-	if (rc == 0)
+	if (rc != 0)
+		log_error("cannot have descriptors of its own (%s), memory stays local",
+			strerrordesc_np(-rc));
+	else
 		rc = runtime_choose_eviction(rt, &moves);
 	if (rc != 0)
 		return rc;
@@ -293,9 +301,7 @@ static int runtime_build(struct runtime *rt)
 	rt->core.reporter = rt;
 	void *life;
 	rt->life = fork_token_memfd("farmem-life", &life);
-	if (rt->life < 0)
-		return rt->life;
-	rc = runtime_make_catalog(rt, moves);
+	rc = rt->life < 0 ? rt->life : runtime_make_catalog(rt, moves);
 	if (rc == 0)
 		rc = core_open(&rt->core, runtime_budget_pages(rt));
 	for (unsigned i = 0; rc == 0 && i < rt->stripe_count; i++)
@@ -355,6 +361,15 @@ static void runtime_stay_local(struct runtime *rt)
 		atomic_store(&rt->stripes[i].full, 1);
 }
 
+/* Threads of the runtime do not end: libc would hand their descriptors to the front's free, which
+ * does not know them. */
+static FM_NORETURN void runtime_rest(void)
+{
+	_Atomic uint32_t never = 0;
+	for (;;)
+		(void)futex_wait(&never, 0, UINT64_MAX);
+}
+
 static void *runtime_main(void *argument)
 {
 	struct runtime *rt = argument;
@@ -362,7 +377,7 @@ static void *runtime_main(void *argument)
 	runtime_thread_begin("farmem");
 	if (runtime_build(rt) != 0) {
 		runtime_set_state(rt, RUNTIME_OFF);
-		return NULL;
+		runtime_rest();
 	}
 	runtime_set_state(rt, RUNTIME_READY);
 	if (agent_link_open(rt) != 0)

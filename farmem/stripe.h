@@ -63,9 +63,9 @@ struct stripe {
 	_Atomic uint32_t wake; /* futex; raised to call the evictor */
 	_Atomic uint32_t sleeping;
 	_Atomic uint32_t full; /* nodes have no room: first touches follow --on-full */
-	/* Nothing that is near can leave: who wants room gets it. Rounds in a row without a page. */
+	/* Nothing that is near can leave: who wants room gets it. */
 	_Atomic uint32_t barren;
-	uint32_t barren_rounds;
+	uint32_t barren_rounds; /* in a row, without a page */
 	uint64_t next_upkeep_ns;
 	uint32_t stored_batches;
 	/* No group had room: nothing is sealed until there are more, or a while has passed. */

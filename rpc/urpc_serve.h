@@ -45,6 +45,7 @@
 #define URPC_METHODS_MAX 256u
 #define URPC_METHOD_PLACES 1024u
 #define URPC_QUANTUM_NS_DEFAULT 10000u
+#define URPC_FRESH_QUANTA 8u
 #define URPC_TURN_NS 10000u  /* work at most so long before looking for datagrams again */
 #define URPC_BATCH_NS 2000u  /* replies wait for those of handlers shorter than this */
 #define URPC_RETRY_NS 50000u /* a peer's queue is full: try again after so long */

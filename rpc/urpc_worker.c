@@ -168,7 +168,8 @@ static struct urpc_work *worker_pick(struct urpc_worker *worker)
 	struct urpc_work *work = NULL;
 
 	if (worker->fibers.free_count == 0 ||
-		(worker->aside.first != NULL && worker->fresh_ns >= server->options.quantum_ns))
+		(worker->aside.first != NULL &&
+			worker->fresh_ns / URPC_FRESH_QUANTA >= server->options.quantum_ns))
 		return worker_take_aside(worker);
 	if (atomic_load_explicit(&server->queue_count, memory_order_relaxed) != 0) {
 		urpc_server_lock(server);

@@ -28,6 +28,7 @@ struct nodes_node {
 	unsigned calls;       /* it is serving now, and rebuilds among them: its load */
 	unsigned rebuilds;
 	double memory_bytes, free_bytes, leased_bytes, rtt_ns;
+	double delay_ns;  /* how long requests wait at its data server; 0: not, or not known */
 	unsigned columns; /* of this tree's programs, that are there */
 	bool draining;
 	double quarantine_s; /* a flapping node: for how long nothing is put there */

@@ -81,6 +81,7 @@ void nodes_read(const cJSON *node, struct nodes_node *out)
 		.free_bytes = number(node, "free_bytes"),
 		.leased_bytes = number(node, "leased_bytes"),
 		.rtt_ns = number(node, "rtt_ns"),
+		.delay_ns = number(node, "delay_ns"),
 		.columns = count(node, "columns"),
 		.draining = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(node, "draining")),
 		.quarantine_s = seconds_until(number(node, "quarantined_until_ns")),

@@ -14,7 +14,7 @@
 #define YELLOW "\033[33m"
 #define BOLD "\033[1m"
 #define PLAIN "\033[0m"
-#define CELLS 10
+#define CELLS 11
 #define CELL_BYTES 128
 
 struct row {
@@ -22,8 +22,8 @@ struct row {
 	char cells[CELLS][CELL_BYTES];
 };
 
-static const char *const titles[CELLS] = {
-	"NODE", "HOST", "STATE", "INCARN.", "CALLS", "MEMORY", "FREE", "LEASED", "COLUMNS", ""};
+static const char *const titles[CELLS] = {"NODE", "HOST", "STATE", "INCARN.", "CALLS", "WAIT",
+	"MEMORY", "FREE", "LEASED", "COLUMNS", ""};
 
 static void cell_text(char cell[CELL_BYTES], const char *text)
 {
@@ -84,16 +84,21 @@ static void row_fill(struct row *row, const struct nodes_node *node)
 
 		cell_text(row->cells[3], node->incarnation + (digits > 8 ? digits - 8 : 0));
 		snprintf(row->cells[4], CELL_BYTES, "%u", node->calls);
-		cell_bytes(row->cells[5], node->memory_bytes);
-		cell_bytes(row->cells[6], node->free_bytes);
-		cell_bytes(row->cells[7], node->leased_bytes);
-		snprintf(row->cells[8], CELL_BYTES, "%u", node->columns);
+		if (node->delay_ns > 0)
+			format_duration((uint64_t)node->delay_ns, row->cells[5], CELL_BYTES);
+		else
+			cell_text(row->cells[5], "-");
+		cell_bytes(row->cells[6], node->memory_bytes);
+		cell_bytes(row->cells[7], node->free_bytes);
+		cell_bytes(row->cells[8], node->leased_bytes);
+		snprintf(row->cells[9], CELL_BYTES, "%u", node->columns);
 	}
-	cell_work(row->cells[9], "rebuilding", &node->in);
+	cell_work(row->cells[10], "rebuilding", &node->in);
 	if (node->draining && node->out.columns == 0 && serves)
-		snprintf(row->cells[9] + strlen(row->cells[9]), CELL_BYTES - strlen(row->cells[9]),
-			"%snothing is left here", row->cells[9][0] ? "; " : "");
-	cell_work(row->cells[9], "leaving", &node->out);
+		snprintf(row->cells[10] + strlen(row->cells[10]),
+			CELL_BYTES - strlen(row->cells[10]), "%snothing is left here",
+			row->cells[10][0] ? "; " : "");
+	cell_work(row->cells[10], "leaving", &node->out);
 }
 
 static unsigned widest(const cJSON *tree, unsigned cell)
@@ -118,7 +123,7 @@ static void print_row(FILE *out, const unsigned *width, const char (*cells)[CELL
 	while (last > 1 && cells[last - 1][0] == '\0')
 		last--; /* no white space at the end */
 	for (unsigned i = 0; i < last; i++) {
-		bool number = i >= 4 && i <= 8;
+		bool number = i >= 4 && i <= 9;
 		int space = (int)(width[i] - strlen(cells[i]));
 
 		fprintf(out, "%s%*s%s", i ? "  " : "", number ? space : 0, "", cells[i]);

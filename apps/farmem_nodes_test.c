@@ -17,7 +17,8 @@ static const char answer[] =
 	"\",\"state\":\"up\","
 	"\"draining\":true,\"quarantined_until_ns\":0,\"memory_bytes\":8589934592,"
 	"\"leased_bytes\":1073741824,\"free_bytes\":7516192768,\"leases\":16,\"orphaned\":0,"
-	"\"calls_in_flight\":3,\"rebuilds\":1,\"rtt_ns\":120000,\"columns\":16,"
+	"\"calls_in_flight\":3,\"rebuilds\":1,\"rtt_ns\":120000,\"delay_ns\":1500000,\"columns\":"
+	"16,"
 	"\"in\":{\"columns\":0,\"done_bytes\":0,\"total_bytes\":0,\"bytes_per_s\":0},"
 	"\"out\":{\"columns\":16,\"done_bytes\":268435456,\"total_bytes\":1073741824,"
 	"\"bytes_per_s\":104857600}},"
@@ -64,12 +65,15 @@ TEST(each_tree_has_a_table_that_tells_states_load_and_work)
 
 	CHECK_CONTAINS(text, "tree t-0  (static nodes)  42 redis-server  5 columns lost\n");
 	CHECK_CONTAINS(text, "\n\ntree t-1");
-	CHECK_CONTAINS(text, "NODE     HOST  STATE     INCARN.   CALLS   MEMORY     FREE   LEASED"
-			     "  COLUMNS\n");
-	CHECK_CONTAINS(text, "h1:7400  m1    draining  12345678      3  8.0 GiB  7.0 GiB  1.0 GiB"
-			     "       16  leaving 16: 25 %, 100.0 MiB/s, 8 s left\n");
-	CHECK_CONTAINS(text, "h2:7400  m2    up        bb            0  8.0 GiB  8.0 GiB      0 B"
-			     "        4  rebuilding 2: 50 %, 25 B/s, 2 s left\n");
+	CHECK_CONTAINS(text,
+		"NODE     HOST  STATE     INCARN.   CALLS    WAIT   MEMORY     FREE   LEASED"
+		"  COLUMNS\n");
+	CHECK_CONTAINS(text,
+		"h1:7400  m1    draining  12345678      3  1.5 ms  8.0 GiB  7.0 GiB  1.0 GiB"
+		"       16  leaving 16: 25 %, 100.0 MiB/s, 8 s left\n");
+	CHECK_CONTAINS(text,
+		"h2:7400  m2    up        bb            0       -  8.0 GiB  8.0 GiB      0 B"
+		"        4  rebuilding 2: 50 %, 25 B/s, 2 s left\n");
 	CHECK_CONTAINS(text, "h3:7400        down\n");
 	CHECK_CONTAINS(text, "h4:7400        joining\n");
 	free(text);

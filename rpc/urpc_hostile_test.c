@@ -4,10 +4,12 @@
  */
 #include <arpa/inet.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "rpc/urpc_client.h"
 #include "rpc/urpc_pair_test.h"
+#include "rpc/urpc_shm.h"
 #include "rpc/urpc_wire.h"
 
 static struct sockaddr_in loopback(uint16_t port)
@@ -337,6 +339,71 @@ TEST(an_answer_slower_than_the_deadline_is_a_timeout_and_then_a_stray)
 	urpc_client_stats(liar.client, &stats);
 	CHECK_EQ(stats.timeouts, 1);
 	liar_close(&liar);
+}
+
+/* --- shared memory --- */
+
+struct ring_hand {
+	int socket, wake_fd;
+	struct urpc_rings *rings;
+};
+
+/* Joins a server in shared memory as a client does. */
+static void ring_hand_join(struct ring_hand *hand, const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct urpc_shm_hello hello;
+	FM_ALIGNED(16) uint8_t control[CMSG_SPACE(URPC_SHM_FDS * sizeof(int))];
+	struct iovec iov = {&hello, sizeof(hello)};
+	struct msghdr message = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	int fds[URPC_SHM_FDS];
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	hand->socket = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	CHECK_EQ(connect(hand->socket, (struct sockaddr *)&address, sizeof(address)), 0);
+	CHECK_EQ(recvmsg(hand->socket, &message, 0), sizeof(hello));
+	CHECK(CMSG_FIRSTHDR(&message) != NULL);
+	memcpy(fds, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fds));
+	hand->rings =
+		mmap(NULL, sizeof(*hand->rings), PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
+	CHECK(hand->rings != MAP_FAILED);
+	CHECK_NE(ftruncate(fds[0], 4096), 0); /* sealed: nobody pulls the floor away */
+	hand->wake_fd = fds[1];
+	close(fds[0]);
+	close(fds[2]);
+}
+
+static void ring_hand_close(struct ring_hand *hand)
+{
+	munmap(hand->rings, sizeof(*hand->rings));
+	close(hand->wake_fd);
+	close(hand->socket);
+}
+
+TEST(a_client_that_breaks_the_rules_of_the_ring_loses_its_connection_and_nobody_else_anything)
+{
+	struct ring_hand hand;
+	struct pair pair;
+	char address[64], byte;
+	uint64_t one = 1;
+
+	snprintf(address, sizeof(address), "shm:/tmp/urpc_hostile.%d", getpid());
+	pair_open(&pair, address, NULL);
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = ECHO}).status, 0);
+	for (unsigned i = 0; i < 2 * URPC_SHM_CONNECTIONS_MAX; i++) { /* places are given back */
+		ring_hand_join(&hand, address + strlen("shm:"));
+		if (i % 2)
+			memset(hand.rings->to_server.bytes, 0xee, URPC_RING_BYTES);
+		atomic_store(&hand.rings->to_server.tail, i % 2 ? 4096 : 1ull << 40);
+		CHECK_EQ(write(hand.wake_fd, &one, sizeof(one)), sizeof(one));
+		CHECK_EQ(recv(hand.socket, &byte, 1, 0), 0);
+		ring_hand_close(&hand);
+	}
+	CHECK_EQ(call(&pair, (struct urpc_request){.method = ECHO}).status, 0);
+	pair_close(&pair);
 }
 
 /* --- datagrams of others --- */

@@ -56,6 +56,41 @@ TEST(entering_again_is_a_new_entry)
 	core_test_close(&core);
 }
 
+TEST(a_pin_holds_what_children_share_and_nothing_else)
+{
+	struct epoch_thread t;
+	open_core();
+	CHECK_EQ(epoch_register(&core, "t", &t), 0);
+	uint64_t before = epoch_stamp(&core);
+	uint64_t pin = epoch_pin(&core);
+	uint64_t after = epoch_stamp(&core);
+	CHECK(epoch_passed_by_all(&core, before));
+	CHECK(!epoch_passed_by_all(&core, after));
+	CHECK(epoch_passed(&core, after)); /* staging: each child has a copy of its own */
+	CHECK_LT(before, pin);
+	epoch_unpin(&core, 0);
+	CHECK(epoch_passed_by_all(&core, after));
+	epoch_enter(&t);
+	CHECK(!epoch_passed_by_all(&core, epoch_stamp(&core)));
+	epoch_exit(&t);
+	core_test_close(&core);
+}
+
+TEST(the_oldest_of_several_pins_counts)
+{
+	open_core();
+	uint64_t first = epoch_pin(&core);
+	uint64_t stamp = epoch_stamp(&core);
+	uint64_t second = epoch_pin(&core);
+	CHECK_LT(first, second);
+	CHECK(!epoch_passed_by_all(&core, stamp));
+	epoch_unpin(&core, second); /* the first child is gone */
+	CHECK(epoch_passed_by_all(&core, stamp));
+	CHECK(!epoch_passed_by_all(&core, epoch_stamp(&core)));
+	epoch_unpin(&core, 0);
+	core_test_close(&core);
+}
+
 TEST(lines_run_out_are_given_back_and_used_again)
 {
 	struct epoch_thread all[CATALOG_THREADS_MAX], one;

@@ -4,7 +4,7 @@ if(FM_SANITIZE STREQUAL "thread" AND CMAKE_C_COMPILER_ID STREQUAL "GNU")
 	target_compile_options(fm_runtime PUBLIC -Wno-tsan)
 endif()
 
-foreach(noun span record slot epoch clean catalog hedge)
+foreach(noun span record slot epoch gate clean catalog hedge)
 	fm_test(${noun}_test SOURCES ${noun}_test.c DEPS runtime ec fabric base LABELS unit)
 endforeach()
 

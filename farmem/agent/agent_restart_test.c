@@ -4,6 +4,7 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -221,6 +222,81 @@ TEST(a_runtime_that_ends_while_no_worker_runs_is_released_by_the_next)
 	runtime_end(goes);
 	CHECK(kill_worker(agent_pid(stays)));
 	CHECK(pump(stays, leased_is, 6 * REGION));
+	finish(stays);
+}
+
+/* What a program gives along with its catalog: mapped by it and by whoever is forked from it. */
+static int life_open(void **memory)
+{
+	int fd = memfd_create("life", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	CHECK(fd >= 0);
+	CHECK_EQ(ftruncate(fd, FM_PAGE_SIZE), 0);
+	*memory = mmap(NULL, FM_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(*memory != MAP_FAILED);
+	return fd;
+}
+
+static struct runtime *runtime_begin_with_life(int life)
+{
+	static struct mailbox_message message;
+	struct runtime *runtime = runtime_make(4, 2);
+	message.version = MAILBOX_VERSION;
+	message.kind = MAILBOX_HELLO;
+	runtime->socket = tree_connect();
+	const int fds[MAILBOX_FDS_MAX] = {runtime->catalog.fd, life};
+	CHECK_EQ(mailbox_send_fds(runtime->socket, &message, fds, 2), 0);
+	return runtime;
+}
+
+/* Forked from a program: nothing of it but what it has mapped. Ends when `until` does. */
+static pid_t child_start(const int fds[2], int until, int ready)
+{
+	char byte = 0;
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	if (pid > 0)
+		return pid;
+	close(fds[0]);
+	close(fds[1]);
+	(void)!write(ready, &byte, 1);
+	(void)!read(until, &byte, 1);
+	_exit(0);
+}
+
+TEST(a_dead_programs_leases_stay_until_its_last_forked_child_is_gone)
+{
+	int until[2], ready[2];
+	void *memory;
+	char byte;
+	tree_begin();
+	struct runtime *stays = runtime_begin(4, 2, "");
+	CHECK(pump(stays, has_nodes, NODES));
+	want(stays, 1);
+	pid_t supervisor = agent_pid(stays);
+	int life = life_open(&memory);
+	struct runtime *goes = runtime_begin_with_life(life);
+	want(goes, 2);
+	CHECK_EQ(pipe2(until, O_CLOEXEC) | pipe2(ready, O_CLOEXEC), 0);
+	pid_t child = child_start((int[]){goes->socket, life}, until[0], ready[1]);
+	CHECK_EQ(read(ready[0], &byte, 1), 1);
+	CHECK_EQ(munmap(memory, FM_PAGE_SIZE), 0);
+	close(life);
+	runtime_end(goes);
+	/* Nor does a new worker take them back, which finds the program gone. */
+	for (unsigned i = 0; i < 2; i++) {
+		stays->welcome = false;
+		CHECK(kill_worker(supervisor));
+		CHECK(pump(stays, was_welcomed, 0));
+		want(stays, 2 + i);
+		CHECK_EQ(leased_bytes(NODES), (2 + 2 + i) * 6 * REGION);
+	}
+	kill(child, SIGKILL);
+	CHECK_EQ(waitpid(child, NULL, 0), child);
+	CHECK(pump(stays, leased_is, 3 * 6 * REGION));
+	close(until[0]);
+	close(until[1]);
+	close(ready[0]);
+	close(ready[1]);
 	finish(stays);
 }
 

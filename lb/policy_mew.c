@@ -30,7 +30,7 @@
 #include "lb/policy.h"
 #include "lb/tuner.h"
 
-#define MEW_SCAN_MAX 8
+#define MEW_SCAN_MAX 16
 #define MEW_OWN 4.0
 #define MEW_UNKNOWN 3.0
 #define MEW_TURNS 4            /* servers looked at in turn when no sample is good */

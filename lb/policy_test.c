@@ -310,9 +310,9 @@ TEST(mew_looks_at_the_newest_samples_only)
 	for (unsigned i = 0; i < 1000; i++)
 		sample(balancer, START_NS, 19, 1, 0);
 	sample(balancer, START_NS, 0, 0, 0);
-	for (uint32_t i = 1; i <= 8; i++)
+	for (uint32_t i = 1; i <= 16; i++)
 		sample(balancer, START_NS, i, 1 + (i != 5), 0);
-	CHECK_EQ(pick(balancer, START_NS), 5); /* and not 0, which is idle but ninth */
+	CHECK_EQ(pick(balancer, START_NS), 5); /* and not 0, which is idle but the 17th */
 	balancer_close(balancer);
 }
 

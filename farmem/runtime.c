@@ -132,12 +132,12 @@ static void *runtime_evictor_main(void *argument)
 
 /*
  * A descriptor table of our own: the program cannot close our userfaultfd (far reads would turn
- * into zeros), and our copies of its pipes do not keep them open. Only stderr is kept, for the few
- * lines we have to say.
+ * into zeros), and our copies of its pipes do not keep them open. Nor does its chroot hide the
+ * nodes' sockets from us. Only stderr is kept, for the few lines we have to say.
  */
 int runtime_own_descriptors(struct runtime *rt)
 {
-	if (unshare(CLONE_FILES) != 0 &&
+	if (unshare(CLONE_FILES | CLONE_FS) != 0 &&
 		/* Containers' default filters refuse unshare, and know nothing of this way. */
 		syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_UNSHARE) != 0)
 		return -errno;

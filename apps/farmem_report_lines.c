@@ -209,7 +209,7 @@ void report_print_text(FILE *out, const struct report *report, double share, uin
 	print_kinds(out, report);
 	fprintf(out, "  faults       sum      time      faults   mean us    p99 us  where\n");
 	for (; shown < report->lines_count && shown < most &&
-		named < share * (double)report->faults;
+		(double)named < share * (double)report->faults;
 		shown++) {
 		print_line(out, report, &report->lines[shown], named);
 		named += report->lines[shown].faults;

@@ -123,7 +123,7 @@ static inline void pair_close(struct pair *pair)
 static inline struct urpc_completion wait_one(struct urpc_client *client)
 {
 	struct urpc_completion completion;
-	uint64_t until_ns = clock_now_ns() + 5 * NS_PER_S;
+	uint64_t until_ns = clock_now_ns() + 20 * NS_PER_S;
 
 	while (urpc_client_poll(client, &completion, 1) == 0)
 		CHECK_EQ(urpc_client_wait(client, until_ns), 0);

@@ -45,7 +45,8 @@
 #define CHANNEL_PROBE_TIMEOUT_NS 20000000ull
 #define CHANNEL_ASK_TIMEOUT_NS 1000000ull
 #define CHANNEL_COMPLETIONS_MAX 32u /* taken from the client at a time */
-#define CHANNEL_POLL_ROUNDS_MAX 8u
+#define CHANNEL_POLL_ROUNDS_MAX 64u
+#define CHANNEL_BEHIND_MAX 1000u /* rounds of driving without having received everything */
 #define CHANNEL_STATS_BYTES 4096 /* enough for fm_rpc_stats */
 
 enum call_state {
@@ -133,6 +134,7 @@ struct fm_rpc_channel {
 	unsigned live;                                       /* [role] begun, not ended */
 	uint64_t parked_deadline_ns;                         /* [role] no parked one's is earlier */
 	uint64_t ended_count;                                /* [role] */
+	unsigned behind_count;                               /* [role] */
 	struct probe_table probes;                           /* [role] */
 	uint32_t ask_serial;                                 /* [role] */
 	struct channel_counts counts;                        /* [role] */
@@ -201,8 +203,11 @@ bool channel_probe_send(
 	struct fm_rpc_channel *channel, uint32_t server, const struct call *call, uint64_t now_ns);
 /* urpc_client_options.foreign: an answer, or junk. */
 void channel_probe_answer(void *context, uint32_t peer, const void *bytes, size_t length);
-/* Sends what the balancer wants sent, notices silence. */
-void channel_probe_advance(struct fm_rpc_channel *channel, uint64_t now_ns);
+/* Sends what the balancer wants sent. */
+void channel_probe_due(struct fm_rpc_channel *channel, uint64_t now_ns);
+/* Notices silence. Only after everything that is there has been received: a thread that was away
+ * for long must not take its own silence for the servers'. */
+void channel_probe_expire(struct fm_rpc_channel *channel, uint64_t now_ns);
 uint64_t channel_probe_next_ns(const struct fm_rpc_channel *channel);
 
 #endif

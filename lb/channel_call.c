@@ -208,7 +208,7 @@ static bool call_place(struct fm_rpc_channel *channel, struct call *call,
 		}
 		rc = call_send(channel, call, call->pick.server, now_ns);
 		if (rc == 0) {
-			channel_probe_advance(channel, now_ns);
+			channel_probe_due(channel, now_ns);
 			return true;
 		}
 		if (error_is_ours(rc) || !call_may_go_elsewhere(channel, call, now_ns)) {

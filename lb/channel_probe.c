@@ -63,14 +63,19 @@ void channel_probe_answer(void *context, uint32_t peer, const void *bytes, size_
 		call_answered(channel, call);
 }
 
-void channel_probe_advance(struct fm_rpc_channel *channel, uint64_t now_ns)
+void channel_probe_due(struct fm_rpc_channel *channel, uint64_t now_ns)
 {
 	uint32_t servers[LB_PROBES_MAX];
 	unsigned count = balancer_probes(channel->balancer, now_ns, servers);
-	struct probe_entry probe;
 
 	for (unsigned i = 0; i < count; i++)
 		(void)channel_probe_send(channel, servers[i], NULL, now_ns);
+}
+
+void channel_probe_expire(struct fm_rpc_channel *channel, uint64_t now_ns)
+{
+	struct probe_entry probe;
+
 	while (probe_table_expire(&channel->probes, now_ns, &probe)) {
 		channel->counts.probes_silent++;
 		balancer_silent(channel->balancer, now_ns, probe.server);

@@ -316,20 +316,36 @@ void channel_end_sync(struct fm_rpc_channel *channel, struct call *call)
 /* --- driving ------------------------------------------------------------------------------------
  */
 
-static void drive_receive(struct fm_rpc_channel *channel)
+/* Takes what is there; stops early when the call that the thread waits for has ended. True: all of
+ * it was taken. */
+static bool drive_receive(struct fm_rpc_channel *channel, const struct call *call)
 {
 	struct urpc_completion completions[CHANNEL_COMPLETIONS_MAX];
-	unsigned count = CHANNEL_COMPLETIONS_MAX;
 
-	for (unsigned round = 0;
-		round < CHANNEL_POLL_ROUNDS_MAX && count == CHANNEL_COMPLETIONS_MAX; round++) {
-		uint64_t now_ns;
+	for (unsigned round = 0; round < CHANNEL_POLL_ROUNDS_MAX; round++) {
+		uint64_t answers = channel->counts.probes_answered + channel->counts.probes_stray;
+		unsigned count =
+			urpc_client_poll(channel->client, completions, CHANNEL_COMPLETIONS_MAX);
+		uint64_t now_ns = clock_now_ns();
 
-		count = urpc_client_poll(channel->client, completions, CHANNEL_COMPLETIONS_MAX);
-		now_ns = clock_now_ns();
 		for (unsigned i = 0; i < count; i++)
 			call_complete(channel, &completions[i], now_ns);
+		if (call != NULL && call->state == CALL_ENDED)
+			return false;
+		if (count == 0 &&
+			answers == channel->counts.probes_answered + channel->counts.probes_stray)
+			return true;
 	}
+	return false;
+}
+
+/* Only who has received everything may call somebody silent; or who never gets there. */
+static void drive_expire(struct fm_rpc_channel *channel, bool caught_up, uint64_t now_ns)
+{
+	if (!caught_up && ++channel->behind_count < CHANNEL_BEHIND_MAX)
+		return;
+	channel_probe_expire(channel, now_ns);
+	channel->behind_count = 0;
 }
 
 static uint64_t drive_next_ns(const struct fm_rpc_channel *channel, uint64_t until_ns)
@@ -344,12 +360,14 @@ unsigned channel_drive(struct fm_rpc_channel *channel, const struct call *call, 
 
 	for (;;) {
 		uint64_t now_ns, next_ns;
+		bool caught_up;
 
 		channel_orders(channel);
-		drive_receive(channel);
+		caught_up = drive_receive(channel, call);
 		now_ns = clock_now_ns();
 		call_advance(channel, now_ns);
-		channel_probe_advance(channel, now_ns);
+		drive_expire(channel, caught_up, now_ns);
+		channel_probe_due(channel, now_ns);
 		call_deliver(channel);
 		if (call != NULL ? call->state == CALL_ENDED : channel->ended_count != ended_before)
 			break;

@@ -130,6 +130,19 @@ static inline struct urpc_completion wait_one(struct urpc_client *client)
 	return completion;
 }
 
+/* Again while the peer has no room, or a server in shared memory has not greeted yet. */
+static inline void send_patiently(
+	struct urpc_client *client, const struct urpc_request *request, uint64_t *id)
+{
+	uint64_t until_ns = clock_now_ns() + 20 * NS_PER_S;
+	int r;
+
+	do
+		r = urpc_client_send(client, request, id);
+	while (r == -ENOBUFS && clock_now_ns() < until_ns);
+	CHECK_EQ(r, 0);
+}
+
 static inline struct urpc_completion call(struct pair *pair, struct urpc_request request)
 {
 	uint64_t id = 0;
@@ -137,8 +150,8 @@ static inline struct urpc_completion call(struct pair *pair, struct urpc_request
 
 	request.peer = pair->peer;
 	if (request.deadline_ns == 0)
-		request.deadline_ns = clock_now_ns() + 2 * NS_PER_S;
-	CHECK_EQ(urpc_client_send(pair->client, &request, &id), 0);
+		request.deadline_ns = clock_now_ns() + 10 * NS_PER_S;
+	send_patiently(pair->client, &request, &id);
 	completion = wait_one(pair->client);
 	CHECK_EQ(completion.id, id);
 	CHECK_EQ(completion.peer, pair->peer);

@@ -26,7 +26,7 @@
 
 #include "base/clock.h"
 
-#define GREETING_MS_MAX 100
+#define GREETING_MS_MAX 1000
 
 enum shm_state { APART, GREETING, JOINED };
 

@@ -142,17 +142,16 @@ static void many_in_flight(const char *listen)
 		for (unsigned i = 0; i < DEPTH; i++) {
 			sent[i] = round * DEPTH + i;
 			got[i] = UINT64_MAX;
-			CHECK_EQ(urpc_client_send(pair.client,
-					 &(struct urpc_request){.peer = pair.peer,
-						 .method = ECHO,
-						 .bytes = &sent[i],
-						 .length = sizeof(sent[i]),
-						 .reply = &got[i],
-						 .reply_capacity = sizeof(got[i]),
-						 .deadline_ns = clock_now_ns() + 5 * NS_PER_S,
-						 .tag = i},
-					 &id),
-				0);
+			send_patiently(pair.client,
+				&(struct urpc_request){.peer = pair.peer,
+					.method = ECHO,
+					.bytes = &sent[i],
+					.length = sizeof(sent[i]),
+					.reply = &got[i],
+					.reply_capacity = sizeof(got[i]),
+					.deadline_ns = clock_now_ns() + 5 * NS_PER_S,
+					.tag = i},
+				&id);
 		}
 		while (done < DEPTH) {
 			unsigned n = urpc_client_poll(pair.client, completions, 16);
@@ -245,12 +244,11 @@ TEST(servers_of_all_kinds_answer_one_client)
 		for (unsigned i = 0; i < 4; i++) {
 			struct urpc_completion done;
 
-			CHECK_EQ(urpc_client_send(client,
-					 &(struct urpc_request){.peer = peers[i],
-						 .method = ECHO,
-						 .deadline_ns = clock_now_ns() + 5 * NS_PER_S},
-					 &id),
-				0);
+			send_patiently(client,
+				&(struct urpc_request){.peer = peers[i],
+					.method = ECHO,
+					.deadline_ns = clock_now_ns() + 10 * NS_PER_S},
+				&id);
 			done = wait_one(client);
 			CHECK_EQ(done.id, id);
 			CHECK_EQ(done.status, 0);

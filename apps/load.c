@@ -61,6 +61,9 @@ static const struct option_spec load_specs[] = {
 		.help = "for policies with a fixed rate; 0: each policy's own default"),
 	FLAG("sample-age", OPTION_DURATION, sample_age_ns, .value = "0", .argument = "TIME",
 		.help = "how long what a server said is believed; 0: each policy's own default"),
+	FLAG("service-mean", OPTION_DURATION, service_ns, .value = "0", .argument = "TIME",
+		.help = "how long requests take on average, told to policies that want to know;\n"
+			"0: they learn or assume it"),
 	FLAG("arrivals", OPTION_CHOICE, arrivals, .choices = arrival_names, .value = "poisson",
 		.argument = "HOW", .help = "poisson or even"),
 	FLAG("seed", OPTION_COUNT, seed, .value = "1", .argument = "NUMBER",

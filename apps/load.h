@@ -34,7 +34,7 @@
 struct load_options {
 	char servers[8192], other_servers[8192], policies[256], rates[256];
 	uint64_t seconds_ns, slice_ns, warm_up_ns, slo_ns, deadline_ns;
-	uint64_t bytes, calls_max, retries, resend_ns, sample_age_ns;
+	uint64_t bytes, calls_max, retries, resend_ns, sample_age_ns, service_ns;
 	char probes_per_rpc[16];
 	uint32_t arrivals; /* 0: Poisson, 1: even */
 	uint64_t seed;

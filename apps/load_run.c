@@ -206,6 +206,7 @@ static int policies_open(struct load_job *job)
 			.deadline_ns = o->deadline_ns,
 			.probes_per_rpc = job->probes_per_rpc,
 			.sample_age_ns = o->sample_age_ns,
+			.service_ns = o->service_ns,
 			.resend_ns = o->resend_ns,
 			.retries = o->retries != 0 ? (unsigned)o->retries : FM_RPC_NO_RETRIES,
 			.calls_max = (unsigned)o->calls_max,

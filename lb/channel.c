@@ -104,6 +104,7 @@ static int open_balancer(struct fm_rpc_channel *channel, const struct fm_rpc_opt
 		.seed = options->seed,
 		.probes_per_rpc = options->probes_per_rpc,
 		.sample_age_ns = options->sample_age_ns,
+		.service_ns = options->service_ns,
 		.ask_timeout_ns = CHANNEL_ASK_TIMEOUT_NS,
 	};
 	const char *why = NULL;

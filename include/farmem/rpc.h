@@ -28,6 +28,8 @@ struct fm_rpc_options {
 	uint64_t deadline_ns;   /* per call, when the call gives none; default 1 s */
 	double probes_per_rpc;  /* for policies with a fixed rate; 0: the policy's default */
 	uint64_t sample_age_ns; /* 0: the policy's default */
+	uint64_t service_ns;    /* mean time a call takes to serve, where known; policies that go by
+				   it otherwise learn it, or assume some 10 us */
 	uint64_t resend_ns;     /* repeat an unanswered request to the same server; 0: never */
 	unsigned retries;       /* on another server, when one refused before any work; default 1,
 				   FM_RPC_NO_RETRIES: none */

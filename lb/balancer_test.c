@@ -300,6 +300,41 @@ TEST(random_lives_keep_every_invariant_of_every_policy)
 	}
 }
 
+TEST(a_clock_that_jumps_both_ways_breaks_nothing)
+{
+	static struct world world;
+
+	FOR_POLICIES(name)
+	{
+		world_open(&world, name, SERVERS, 23);
+		for (unsigned i = 0; i < 200; i++) {
+			uint64_t jump_ns = test_random(&world.random) % (20 * NS_PER_MS);
+
+			world_steps(&world, 20, true);
+			if (i % 2 == 0)
+				world.now_ns += jump_ns * (i % 7 == 0 ? 1000 : 1);
+			else
+				world.now_ns -=
+					FM_MIN(world.now_ns, jump_ns * (i % 7 == 0 ? 1000 : 1));
+			for (unsigned j = 0; j < RPCS_MAX;
+				j++) /* they end by and by all the same */
+				world.rpcs[j].end_ns =
+					FM_MIN(world.rpcs[j].end_ns, world.now_ns + 20000);
+			for (unsigned j = 0; j < PROBES_MAX; j++)
+				world.probes[j].end_ns =
+					FM_MIN(world.probes[j].end_ns, world.now_ns + 9000);
+		}
+		for (unsigned i = 0; i < SERVERS; i++)
+			world.fate[i] = WELL;
+		world_drain(&world);
+		/* and when it goes evenly again, everybody comes back */
+		world_steps(&world, 60000, false);
+		CHECK_EQ(world.balancer->health.fit_count, SERVERS);
+		world_drain(&world);
+		balancer_close(world.balancer);
+	}
+}
+
 TEST(the_same_seed_makes_the_same_choices)
 {
 	static struct world one, other;

@@ -208,17 +208,23 @@ uint32_t health_draw_other(
 	return server;
 }
 
+/* Has that time come? One further away than any pause lasts is of before a clock was set back. */
+static bool health_due(const struct health *health, uint64_t at_ns, uint64_t now_ns)
+{
+	return at_ns <= now_ns || at_ns - now_ns > health->eject_ns << HEALTH_DOUBLINGS_MAX;
+}
+
 uint32_t health_trial(struct health *health, uint64_t now_ns)
 {
 	uint64_t earliest_ns = CLOCK_NEVER_NS;
 	uint32_t due = HEALTH_NOBODY;
 
-	if (fm_likely(now_ns < health->trial_ns))
+	if (fm_likely(health->ejected_count == 0 || !health_due(health, health->trial_ns, now_ns)))
 		return HEALTH_NOBODY;
 	for (uint32_t i = health->first; i != HEALTH_NOBODY; i = health->servers[i].next) {
 		if (health->servers[i].state == HEALTH_DRAINING)
 			continue;
-		if (due == HEALTH_NOBODY && health->servers[i].until_ns <= now_ns)
+		if (due == HEALTH_NOBODY && health_due(health, health->servers[i].until_ns, now_ns))
 			due = i;
 		else
 			earliest_ns = FM_MIN(earliest_ns, health->servers[i].until_ns);
@@ -363,8 +369,11 @@ unsigned health_probes(struct health *health, uint64_t now_ns, uint32_t *servers
 	unsigned count = 0;
 	uint32_t server;
 
-	while (count < max && now_ns >= health_next_ns(health)) {
+	while (count < max && health->first != HEALTH_NOBODY) {
 		server = health->first;
+		if (!health_due(
+			    health, health->servers[server].touched_ns + health->eject_ns, now_ns))
+			break;
 		health_touch(health, now_ns, server);
 		servers[count++] = server;
 	}

@@ -11,7 +11,8 @@
  *                    from a kept reply     +-> expired, cancelled
  *
  * Threads. With one worker (the default) a single thread does all of it: a hand-over to a sleeping
- * thread costs more than most handlers. With more, a dispatcher receives and workers take from the
+ * thread costs more than most handlers (a spinning client's round trip: 4.4 us, with the worker
+ * apart 35 us, on two cores). With more, a dispatcher receives and workers take from the
  * one queue, oldest first, when they have nothing else (JBSQ(1), by pulling): nobody waits behind a
  * long request while another worker is idle. What a worker has begun stays with it.
  *

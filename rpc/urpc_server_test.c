@@ -177,7 +177,7 @@ TEST(a_client_that_repeats_gets_one_answer_and_the_handler_runs_once)
 	struct pair pair;
 	unsigned before = atomic_load(&runs_count), reply = 0;
 	struct urpc_completion done;
-	uint64_t us = 50000;
+	uint64_t us = 500000;
 	uint64_t id;
 	struct urpc_client_stats stats;
 

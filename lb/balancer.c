@@ -18,6 +18,7 @@
 #include "lb/policy.h"
 #include "lb/tuner.h"
 
+#define LATENCY_MAX_NS (3600 * NS_PER_S)
 #define LATENCY_STEP 0.02 /* of the moving mean: about the last 50 replies */
 
 static const struct policy *const balancer_policies[] = {
@@ -274,7 +275,8 @@ static void balancer_judge(struct balancer *balancer, uint64_t now_ns, uint32_t 
 	const struct balancer_outcome *outcome)
 {
 	struct health *health = &balancer->health;
-	double latency_ns = (double)outcome->latency_ns;
+	/* a longer one is of a clock that was set */
+	double latency_ns = (double)FM_MIN(outcome->latency_ns, LATENCY_MAX_NS);
 
 	if (outcome->status == 0) {
 		health_success(health, now_ns, server, outcome->latency_ns);

@@ -109,7 +109,7 @@ const struct option_spec config_specs[] = {
 	{.name = "mmap",
 		.type = OPTION_BOOL,
 		.offset = AT(mmap),
-		.value = "no",
+		.value = "yes",
 		.help = "large private mappings of the program may go far too, not malloc's memory\n"
 			"alone; --no-mmap leaves them here"},
 	{.name = "mmap-threshold",

@@ -33,6 +33,7 @@
 #define UNDECIDED 0xffu
 #define COMPLETIONS_MAX 64u
 #define PACE_STEP_NS (20 * NS_PER_MS) /* a rate holds over so short a time */
+#define PACE_LATE_NS (40 * NS_PER_MS)
 
 struct chunk {
 	uint32_t first; /* in run.order */
@@ -288,8 +289,9 @@ static void run_pace(struct run *run, uint32_t count, uint64_t now_ns)
 	const uint64_t rate = run->request->rate_bytes_per_s;
 	if (!rate)
 		return;
-	/* Time that was lost waiting for sources is not made up for: no bursts. */
-	uint64_t begin_ns = FM_MAX(run->pace_ns, now_ns);
+	/* A wake-up that came late is made up for, or on a busy machine a rate would be a third of
+	 * itself; what was lost waiting for sources is not: no bursts. */
+	uint64_t begin_ns = FM_MAX(run->pace_ns, now_ns - PACE_LATE_NS);
 	run->pace_ns = begin_ns + (uint64_t)count * FM_PAGE_SIZE * NS_PER_S / rate;
 }
 
@@ -486,7 +488,8 @@ int rebuild_run(struct rebuild_kit *kit, struct lease_table *table, struct rebui
 	run_sort(&run);
 	run_layout(&run);
 	run_attach(&run);
-	run.deadline_ns = clock_now_ns() + REBUILD_CALL_NS + rebuild_rate_ns(request);
+	run.pace_ns = clock_now_ns();
+	run.deadline_ns = run.pace_ns + REBUILD_CALL_NS + rebuild_rate_ns(request);
 	run_loop(&run);
 	run_decide_rest(&run);
 	rebuilt->read_ns =

@@ -28,7 +28,7 @@ for i in 0 1 2; do
 	"$build/fm-echo" --listen 127.0.0.1:0 --service-time exp:200us --probe user --json >"$work/echo.$i" &
 	pids+=($!)
 	for ((n = 0; n < 200; n++)); do
-		if grep -q ready "$work/echo.$i"; then break; fi
+		if grep -qs ready "$work/echo.$i"; then break; fi
 		read -r -t 0.05 <> <(:) || true
 	done
 	servers+=,127.0.0.1:$(sed -n 's/.*port=\([0-9]*\).*/\1/p' "$work/echo.$i")

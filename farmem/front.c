@@ -10,6 +10,7 @@
  * Runtime threads never call malloc (invariant 8): asserted where it would show, in front_alloc via
  * fm_map.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <jemalloc/jemalloc.h>
 #include <stdio.h>
@@ -119,6 +120,23 @@ static void front_name_tree(void)
 	setenv("FARMEM_TREE", tree, 0);
 }
 
+/* A program that defines malloc itself keeps it: the dynamic linker looks there first. */
+static void front_look_for_another(void)
+{
+	Dl_info theirs, ours;
+	char line[512];
+	if (dladdr((void *)(uintptr_t)malloc, &theirs) == 0 ||
+		dladdr((void *)(uintptr_t)front_look_for_another, &ours) == 0 ||
+		theirs.dli_fbase == ours.dli_fbase)
+		return;
+	int length = snprintf(line, sizeof(line),
+		"farmem: %s has a malloc of its own: of its memory only large mappings can go "
+		"far\n",
+		theirs.dli_fname);
+	if (length > 0)
+		(void)!write(STDERR_FILENO, line, FM_MIN((size_t)length, sizeof(line) - 1));
+}
+
 __attribute__((constructor)) static void front_begin(void)
 {
 	unsigned arenas = 0;
@@ -129,6 +147,7 @@ __attribute__((constructor)) static void front_begin(void)
 		_exit(2); /* the user's mistake, said in one line */
 	if (rc != 0)
 		return; /* said in one line: plain jemalloc */
+	front_look_for_another();
 	if (mallctl("opt.narenas", &arenas, &size, NULL, 0) != 0)
 		return;
 	for (unsigned i = 0; i < arenas; i++)

@@ -21,6 +21,14 @@ life() {
 
 ulimit -c 0
 nodes_start
+
+# Its malloc stays its own, which is said; its mappings go far.
+LOCAL=8M
+run_native own 20 "$FM_BUILD/tests/e2e_own_malloc" || fail "own_malloc fails without farmem"
+run_far own-far 60 "$FM_BUILD/tests/e2e_own_malloc" || fail "own_malloc ended with status $?"
+same "$T/own.out" "$T/own-far.out"
+[ "$(grep -c 'has a malloc of its own' "$T/own-far.err")" = 1 ] || fail "own_malloc: not said that its malloc stays near"
+went_far own-far
 LOCAL=8M
 MORE_FLAGS=(--mmap)
 for word in altstack longjmp guard threads before-and-after forms calloc dlopen advice locks huge seccomp; do

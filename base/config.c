@@ -110,8 +110,8 @@ const struct option_spec config_specs[] = {
 		.type = OPTION_BOOL,
 		.offset = AT(mmap),
 		.value = "yes",
-		.help = "large private mappings of the program may go far too, not malloc's memory\n"
-			"alone; --no-mmap leaves them here"},
+		.help = "large private mappings may go far too, not malloc's memory alone;\n"
+			"--no-mmap leaves them here"},
 	{.name = "mmap-threshold",
 		.type = OPTION_SIZE,
 		.offset = AT(mmap_threshold_bytes),

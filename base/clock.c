@@ -44,3 +44,11 @@ void clock_pause(uint64_t until_ns)
 	if (clock_machine_now_ns() < until_ns)
 		sched_yield();
 }
+
+int64_t clock_shared_offset_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (int64_t)now.tv_sec * (int64_t)NS_PER_S + now.tv_nsec - (int64_t)clock_now_ns();
+}

@@ -22,6 +22,9 @@ struct clock_source {
 /* NULL: the machine's CLOCK_MONOTONIC again. Not thread-safe: set it before threads start. */
 void clock_set_source(const struct clock_source *source);
 uint64_t clock_now_ns(void);
+/* What is to be added to clock_now_ns() for a clock that other machines share (CLOCK_REALTIME); it
+ * changes when that clock is set. */
+int64_t clock_shared_offset_ns(void);
 /* Gives the CPU away for a moment (sched_yield-like), never past until_ns. For bounded polling
  * loops. */
 void clock_pause(uint64_t until_ns);

@@ -1,6 +1,8 @@
 /* base/clock_test.c */
 #include "base/clock.h"
 
+#include <time.h>
+
 #include "base/test.h"
 
 struct fake {
@@ -42,6 +44,15 @@ TEST(a_loop_of_pauses_ends_at_its_deadline)
 	CHECK(clock_now_ns() >= until_ns);
 	clock_pause(0); /* a deadline long past must not block */
 	CHECK(clock_now_ns() < until_ns + 10 * NS_PER_S);
+}
+
+TEST(a_shared_clock_is_the_real_time)
+{
+	int64_t shared_ns = (int64_t)clock_now_ns() + clock_shared_offset_ns();
+	int64_t real_ns = (int64_t)time(NULL) * (int64_t)NS_PER_S;
+
+	CHECK(shared_ns > real_ns - 2 * (int64_t)NS_PER_S);
+	CHECK(shared_ns < real_ns + 10 * (int64_t)NS_PER_S);
 }
 
 TEST(a_simulators_clock_replaces_the_machines_and_can_be_taken_out)

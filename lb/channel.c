@@ -105,6 +105,7 @@ static int open_balancer(struct fm_rpc_channel *channel, const struct fm_rpc_opt
 		.probes_per_rpc = options->probes_per_rpc,
 		.sample_age_ns = options->sample_age_ns,
 		.service_ns = options->service_ns,
+		.clock_offset_ns = clock_shared_offset_ns(),
 		.ask_timeout_ns = CHANNEL_ASK_TIMEOUT_NS,
 	};
 	const char *why = NULL;

@@ -215,6 +215,7 @@ static int open_policy(struct ctl_balancer *b, const struct ctl_balancer_options
 		.seed = options->seed,
 		.probes_per_rpc = options->probes_per_rpc,
 		.sample_age_ns = options->sample_age_ns,
+		.clock_offset_ns = clock_shared_offset_ns(),
 		.ask_timeout_ns = ASK_TIMEOUT_NS,
 	};
 	const char *why = NULL;

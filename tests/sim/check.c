@@ -347,12 +347,25 @@ static bool check_is_named(const struct sim_lease *l)
 		       sim_lease_at(&c->places[(generation + 1) & 1]) == l);
 }
 
+/* Every host that is there has a column of the group, or is full (empty groups fill it when slots
+ * cannot be taken, which a sweep makes happen): it must wait. */
+static bool check_has_no_place(uint32_t group)
+{
+	uint32_t node;
+	return sim_agent_lenders(group, &node, 1) == 0;
+}
+
 void sim_check_calm(void)
 {
 	for (uint32_t i = 0; i < atomic_load(&sim.core.catalog.header->groups_count); i++) {
 		const struct catalog_group *g = &sim.core.catalog.groups[i];
 		uint32_t state = atomic_load(&g->state);
+		bool lost = state == GROUP_CLOSED;
 		if (state == GROUP_RETIRED)
+			continue;
+		for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+			lost |= atomic_load(&g->columns[pos].lost) != 0;
+		if (lost && check_has_no_place(i))
 			continue;
 		for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
 			if (atomic_load(&g->columns[pos].lost) || sim_lease_of(i, pos) == NULL)

@@ -141,7 +141,7 @@ static void agent_drop_left(struct agent *agent, uint64_t now_ns)
 	for (unsigned i = 0; i < AGENT_RUNTIMES_MAX; i++) {
 		struct supervisor_message message = {.kind = SUPERVISOR_DROP, .index = i};
 		if (agent->left_ns[i] == 0 ||
-			(pending && now_ns - agent->left_ns[i] < AGENT_LEFT_NS))
+			(pending && now_ns < agent->left_ns[i] + AGENT_LEFT_NS))
 			continue;
 		agent->left_ns[i] = 0;
 		agent->left_count--;
@@ -208,7 +208,8 @@ static bool strangers_hold(const struct agent *agent)
 /* Nobody left for long enough? */
 static bool agent_is_idle(const struct agent *agent, uint64_t now_ns)
 {
-	if (agent->idle_since_ns == 0)
+	/* It may have become idle after now_ns was read, in this very turn. */
+	if (agent->idle_since_ns == 0 || now_ns < agent->idle_since_ns)
 		return false;
 	for (unsigned i = 0; i < agent->runtimes_count; i++)
 		if (now_ns < agent->runtimes[i]->fresh_until_ns)

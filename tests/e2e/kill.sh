@@ -15,7 +15,7 @@ survived() {
 case $WHAT in
 sqlite)
 	need sqlite3
-	sqlite_script 400000
+	sqlite_script 250000
 	run_native native 100 sqlite3 :memory: ".read $SCRIPT" || fail "sqlite3 fails without farmem"
 	E2E_PROGRESS=$T/progress start_far far sqlite3 :memory: ".read $SCRIPT"
 	wait_line 100 "$T/progress" filled
@@ -28,8 +28,8 @@ sqlite)
 perl)
 	need perl
 	export PERL_HASH_SEED=0
-	run_native native 60 perl "$E2E_DIR/perl_hash.pl" 100000 || fail "perl fails without farmem"
-	start_far far perl "$E2E_DIR/perl_hash.pl" 100000
+	run_native native 60 perl "$E2E_DIR/perl_hash.pl" 70000 || fail "perl fails without farmem"
+	start_far far perl "$E2E_DIR/perl_hash.pl" 70000
 	wait_line 100 "$T/far.err" 'filled half'
 	kill_a_node 0
 	wait_line 100 "$T/far.err" 'changed half'

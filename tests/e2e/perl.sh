@@ -4,8 +4,8 @@
 e2e_begin 180 "$@"
 need perl
 export PERL_HASH_SEED=0
-KEYS=200000
-[ "$TRANSPORT" = shm ] || KEYS=80000
+KEYS=150000
+[ "$TRANSPORT" = shm ] || KEYS=60000
 run_native native 60 perl "$E2E_DIR/perl_hash.pl" $KEYS || fail "perl fails without farmem"
 nodes_start
 run_far far 150 perl "$E2E_DIR/perl_hash.pl" $KEYS || fail "perl ended with status $?"

@@ -1,9 +1,11 @@
 #!/bin/bash
-# sort(1) of 300 MB, all of it in its own memory (-S), by two threads.
+# sort(1) of 300 MB (150 on tcp), all of it in its own memory (-S), by two threads.
 . "$(dirname "$0")/lib.sh"
 e2e_begin 240 "$@"
 need sort
-"$TOOL" lines 300 2000 11 >"$T/lines" || fail "cannot write 300 MB into $T"
+MB=300
+[ "$TRANSPORT" = shm ] || MB=150
+"$TOOL" lines $MB 2000 11 >"$T/lines" || fail "cannot write $MB MB into $T"
 run_native native 60 sort -S 1G --parallel=2 "$T/lines" || fail "sort fails without farmem"
 nodes_start
 run_far far 180 sort -S 1G --parallel=2 "$T/lines" || fail "sort ended with status $?"

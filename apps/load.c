@@ -169,6 +169,7 @@ static int read_policies(struct load_job *job)
 			job->options.other_servers[0] == '\0')
 			return lb_tool_complain(
 				&tool, "--policy: '%s': --other-servers says where", word);
+		oracle = false; /* an unknown policy leaves it as it is */
 		if (!balancer_policy_known(job->policies[job->policies_count].policy, &oracle) ||
 			oracle)
 			return lb_tool_complain(&tool, "--policy: '%s': %s; there are %s", word,

@@ -155,7 +155,9 @@ static int open_urpc(struct fm_rpc_server *server, const struct fm_rpc_server_op
 	}
 	rc = urpc_server_open(&urpc, &server->urpc);
 	if (rc < 0) {
-		log_error("rpc: cannot listen at '%s': %s", options->listen, strerror(-rc));
+		log_error("rpc: cannot listen at '%s': %s (write HOST:PORT, :PORT, unix:/PATH or "
+			  "shm:/PATH)",
+			options->listen, strerror(-rc));
 		return rc;
 	}
 	server->slot = urpc_server_slot(server->urpc);

@@ -10,6 +10,7 @@
 #define FM_RPC_URPC_SHM_H
 
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "rpc/urpc_link.h"
 #include "rpc/urpc_ring.h"
@@ -30,5 +31,22 @@ struct urpc_shm_hello {
 int urpc_shm_listen(const struct urpc_address *address, struct urpc_link **link) FM_MUST_USE;
 /* rpc/urpc_shm_client.c. Connects when something is first sent. */
 int urpc_shm_connect(const struct urpc_address *address, struct urpc_link **link) FM_MUST_USE;
+
+/* What both ends' links have in common: rings report no errors of the network's, */
+static inline size_t urpc_shm_next_error(
+	struct urpc_link *link, uint8_t *bytes, size_t size, struct urpc_address *to)
+{
+	(void)link, (void)bytes, (void)size, (void)to;
+	return 0;
+}
+
+/* and who sleeps is woken through an eventfd. */
+static inline void urpc_shm_wake(struct urpc_link *link)
+{
+	uint64_t one = 1;
+
+	if (write(link->fd, &one, sizeof(one)) < 0)
+		return; /* its counter is full: it is awake */
+}
 
 #endif

@@ -258,21 +258,6 @@ static int shm_receive(struct urpc_link *link, struct urpc_batch *batch, uint64_
 	return n;
 }
 
-static size_t shm_next_error(
-	struct urpc_link *link, uint8_t *bytes, size_t size, struct urpc_address *to)
-{
-	(void)link, (void)bytes, (void)size, (void)to;
-	return 0;
-}
-
-static void shm_wake(struct urpc_link *link)
-{
-	uint64_t one = 1;
-
-	if (write(link->fd, &one, sizeof(one)) < 0)
-		return; /* its counter is full: it is awake */
-}
-
 static void shm_close(struct urpc_link *link)
 {
 	struct shm_client *c = client_of(link);
@@ -285,9 +270,9 @@ static void shm_close(struct urpc_link *link)
 static const struct urpc_link_ops shm_ops = {
 	.receive = shm_receive,
 	.send = shm_send,
-	.next_error = shm_next_error,
+	.next_error = urpc_shm_next_error,
 	.arm = shm_arm,
-	.wake = shm_wake,
+	.wake = urpc_shm_wake,
 	.close = shm_close,
 };
 

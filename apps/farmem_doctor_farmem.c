@@ -23,6 +23,7 @@ extern char **environ;
 static void look_configuration(const struct doctor *doctor, struct finding *finding)
 {
 	const struct fm_config *config = &doctor->config;
+	const struct option_code code = config_code(config);
 	char local[32];
 
 	if (doctor->config_status < 0) {
@@ -35,7 +36,8 @@ static void look_configuration(const struct doctor *doctor, struct finding *find
 			config->local.permille % 10);
 	else
 		format_bytes(config->local.bytes, local, sizeof(local));
-	finding_ok(finding, "near budget %s, code %u+%u, %s", local, config->code.k, config->code.m,
+	finding_ok(finding, "near budget %s, %s %u+%u, %s", local,
+		config_scheme_name(config->scheme), code.k, code.m,
 		config->nodes[0] ? config->nodes : "embedded memory nodes");
 }
 
@@ -156,6 +158,7 @@ static void list_silent(const struct survey *report, char *text, size_t size)
 static void look_nodes(const struct doctor *doctor, struct finding *finding)
 {
 	static struct survey report;
+	const struct option_code wish = config_code(&doctor->config);
 	struct option_code code;
 	char silent[256];
 	int rc;
@@ -175,15 +178,15 @@ static void look_nodes(const struct doctor *doctor, struct finding *finding)
 			"none of %u answers: %s", report.count, silent);
 		return;
 	}
-	code = survey_code(doctor->config.code, report.hosts);
+	code = survey_code(wish, report.hosts);
 	if (report.reachable < report.count)
 		finding_warn(finding, "start farmem-memnode there, or mend --nodes",
 			"%u of %u answer, on %u hosts (code %u+%u): %s", report.reachable,
 			report.count, report.hosts, code.k, code.m, silent);
-	else if (code.k != doctor->config.code.k || code.m != doctor->config.code.m)
+	else if (code.k != wish.k || code.m != wish.m)
 		finding_warn(finding, "give more hosts, or a narrower --ec",
 			"%u nodes on %u hosts: %u+%u is used instead of %u+%u%s", report.count,
-			report.hosts, code.k, code.m, doctor->config.code.k, doctor->config.code.m,
+			report.hosts, code.k, code.m, wish.k, wish.m,
 			code.m ? "" : ": NO REDUNDANCY");
 	else
 		finding_ok(finding, "%u nodes on %u hosts answer", report.count, report.hosts);

@@ -123,6 +123,9 @@ static int run_check(struct run *run)
 	rc = run_check_dir(run);
 	if (rc != EXIT_OK)
 		return rc;
+	if (run->config.scheme == SCHEME_NONE)
+		complain("WARNING: --scheme none: NO REDUNDANCY: a node that dies takes the "
+			 "program with it");
 	rc = places_preload(run->preload, sizeof(run->preload));
 	if (rc == -EINVAL) {
 		complain("%s: LD_PRELOAD cannot carry a path with a space or a colon: install "

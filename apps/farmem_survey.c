@@ -162,7 +162,7 @@ struct option_code survey_code(struct option_code wished, unsigned hosts)
 
 int survey_complain(const struct fm_config *config, const struct survey *report)
 {
-	struct option_code code;
+	struct option_code wish, code;
 
 	for (unsigned i = 0; i < report->count; i++) {
 		const struct survey_node *node = &report->nodes[i];
@@ -181,15 +181,16 @@ int survey_complain(const struct fm_config *config, const struct survey *report)
 		complain("no memory node answers: start farmem-memnode on them, or mend --nodes");
 		return -ENODATA;
 	}
-	code = survey_code(config->code, report->hosts);
-	if (code.k == config->code.k && code.m == config->code.m)
+	wish = config_code(config);
+	code = survey_code(wish, report->hosts);
+	if (code.k == wish.k && code.m == wish.m)
 		return 0;
 	if (code.m == 0)
 		complain("WARNING: only %u host for a %u+%u code: %u+%u is used, NO REDUNDANCY: a "
 			 "node that dies takes the program with it",
-			report->hosts, config->code.k, config->code.m, code.k, code.m);
+			report->hosts, wish.k, wish.m, code.k, code.m);
 	else
 		complain("WARNING: only %u hosts for a %u+%u code: %u+%u is used: %u may die",
-			report->hosts, config->code.k, config->code.m, code.k, code.m, code.m);
+			report->hosts, wish.k, wish.m, code.k, code.m, code.m);
 	return 0;
 }

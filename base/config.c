@@ -14,6 +14,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/options_table.h"
 
 #define AT(field) offsetof(struct fm_config, field)
@@ -21,6 +22,9 @@
 
 static const char *const config_on_full_words[] = {"wait", "local", "kill", NULL};
 static const char *const config_evict_words[] = {"auto", "move", "wp", NULL};
+static const char *const config_scheme_words[] = {
+	"batch-remote", "batch-local", "none", "replicate", "split", "2pc", NULL};
+FM_BUILD_ASSERT(FM_ARRAY_COUNT(config_scheme_words) == SCHEME_COUNT + 1, "one word each");
 static const char *const config_transport_words[] = {"auto", "shm", "tcp", NULL};
 static const char *const config_log_level_words[] = {"error", "warn", "info", "debug", NULL};
 
@@ -39,6 +43,15 @@ const struct option_spec config_specs[] = {
 		.value = "4+2",
 		.argument = "K+M",
 		.help = "redundancy: K data pieces, M parities; M nodes may die"},
+	{.name = "scheme",
+		.type = OPTION_CHOICE,
+		.offset = AT(scheme),
+		.choices = config_scheme_words,
+		.value = "batch-remote",
+		.argument = "NAME",
+		.help = "how pages are kept: batch-remote and batch-local code K pages together,\n"
+			"compacted by the nodes or by the agent; replicate keeps 1+M copies;\n"
+			"none one copy, which dies with its node"},
 	{.name = "nodes",
 		.letter = 'n',
 		.type = OPTION_STRING,
@@ -226,6 +239,22 @@ int config_load(struct fm_config *config, struct option_error *error)
 		config_specs, config_specs_count, config, config_other_variables, error);
 }
 
+struct option_code config_code(const struct fm_config *config)
+{
+	struct option_code code = config->code;
+
+	if (config->scheme == SCHEME_NONE || config->scheme == SCHEME_REPLICATE)
+		code.k = 1;
+	if (config->scheme == SCHEME_NONE)
+		code.m = 0;
+	return code;
+}
+
+const char *config_scheme_name(uint32_t scheme)
+{
+	return scheme < SCHEME_COUNT ? config_scheme_words[scheme] : "?";
+}
+
 /* ---- the node list ---- */
 
 static int config_bad_node(
@@ -395,12 +424,26 @@ static int config_check_range(const struct fm_config *config, struct option_erro
 		format_bytes(CONFIG_RANGE_BYTES_MIN, least, sizeof(least)));
 }
 
+static int config_check_scheme(const struct fm_config *config, struct option_error *error)
+{
+	if (config->scheme == SCHEME_SPLIT || config->scheme == SCHEME_2PC)
+		return option_fail(error, "--scheme: %s is not in this build: take batch-remote",
+			config_scheme_name(config->scheme));
+	if (config->scheme == SCHEME_REPLICATE && config->code.m == 0)
+		return option_fail(error,
+			"--scheme: replicate with --ec %u+0 has no second copy: give --ec %u+1 or "
+			"more",
+			config->code.k, config->code.k);
+	return 0;
+}
+
 int config_check(const struct fm_config *config, struct option_error *error)
 {
 	int (*const checks[])(const struct fm_config *, struct option_error *) = {
 		config_check_range,
 		config_check_local,
 		config_check_region,
+		config_check_scheme,
 		config_check_nodes,
 	};
 

@@ -10,11 +10,25 @@
 
 enum config_on_full { ON_FULL_WAIT, ON_FULL_LOCAL, ON_FULL_KILL };
 enum config_evict { EVICT_AUTO, EVICT_MOVE, EVICT_WP };
+/*
+ * What is kept of a span and where (DESIGN section 8). `code` says k and m; config_code what of it
+ * applies: none keeps k = 1 and m = 0, replicate k = 1.
+ */
+enum config_scheme {
+	SCHEME_BATCH_REMOTE = 0, /* spansets of whole pages; memory nodes compact */
+	SCHEME_BATCH_LOCAL,      /* the same; the agent compacts */
+	SCHEME_NONE,             /* one copy */
+	SCHEME_REPLICATE,        /* 1 + m copies */
+	SCHEME_SPLIT,            /* each page in k pieces and m parities of them: k reads a page */
+	SCHEME_2PC,              /* in place, parities updated by RPC */
+	SCHEME_COUNT,
+};
 enum config_transport { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
 
 struct fm_config {
 	struct option_share local;  /* near budget; default 25% */
 	struct option_code code;    /* default 4+2 */
+	uint32_t scheme;            /* enum config_scheme */
 	char nodes[2048];           /* "h1:7400,h2:7400"; empty: embedded */
 	uint32_t transport;         /* of embedded nodes: auto = shm */
 	uint64_t embedded_count;    /* embedded nodes; 0: k+m+1 */
@@ -58,6 +72,11 @@ int config_load(struct fm_config *config, struct option_error *error) FM_MUST_US
 /* What the table's types cannot say: near budget against the machine's memory, k+m against the node
  * list, region size a power of two, duplicate nodes. 0 or -EINVAL. */
 int config_check(const struct fm_config *config, struct option_error *error) FM_MUST_USE;
+
+/* The code of a spanset under the scheme: what groups are to have. */
+struct option_code config_code(const struct fm_config *config);
+/* "batch-remote"; "?" beyond the last. */
+const char *config_scheme_name(uint32_t scheme);
 
 /* One entry of a node list. */
 struct config_node {

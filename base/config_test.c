@@ -77,6 +77,15 @@ TEST(the_words_of_choices_are_in_the_order_of_their_enums)
 	CHECK_EQ(config.evict, EVICT_MOVE);
 	set("transport", "tcp");
 	CHECK_EQ(config.transport, TRANSPORT_TCP);
+	for (uint32_t scheme = 0; scheme < SCHEME_COUNT; scheme++) {
+		set("scheme", config_scheme_name(scheme));
+		CHECK_EQ(config.scheme, scheme);
+	}
+	set("scheme", "none");
+	CHECK_EQ(config.scheme, SCHEME_NONE);
+	set("scheme", "split");
+	CHECK_EQ(config.scheme, SCHEME_SPLIT);
+	CHECK_STR_EQ(config_scheme_name(SCHEME_COUNT), "?");
 	set("log-level", "debug");
 	CHECK_EQ(config.log_level, LOG_DEBUG);
 	set("log-level", "error");
@@ -256,4 +265,29 @@ TEST(every_option_has_help_an_own_name_and_an_own_letter)
 				config_specs[i].letter != config_specs[j].letter);
 		}
 	}
+}
+
+TEST(a_scheme_says_how_much_of_the_code_applies)
+{
+	load();
+	CHECK_EQ(config.scheme, SCHEME_BATCH_REMOTE);
+	CHECK_EQ(config_code(&config).k, 4);
+	set("ec", "5+3");
+	set("scheme", "none");
+	CHECK_EQ(config_check(&config, &error), 0);
+	CHECK_EQ(config_code(&config).k, 1);
+	CHECK_EQ(config_code(&config).m, 0);
+	set("scheme", "replicate");
+	CHECK_EQ(config_check(&config, &error), 0);
+	CHECK_EQ(config_code(&config).k, 1);
+	CHECK_EQ(config_code(&config).m, 3);
+	set("scheme", "batch-local");
+	CHECK_EQ(config_check(&config, &error), 0);
+	CHECK_EQ(config_code(&config).k, 5);
+	CHECK_EQ(config_code(&config).m, 3);
+	set("ec", "5+0");
+	set("scheme", "replicate");
+	check_refused("--scheme: replicate with --ec 5+0", "give --ec 5+1");
+	set("scheme", "2pc");
+	check_refused("--scheme: 2pc is not in this build", "take batch-remote");
 }

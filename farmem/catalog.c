@@ -90,6 +90,7 @@ static void catalog_fill_header(
 	h->record_stride = catalog_record_stride(o->code_k, o->code_m);
 	h->code_k = o->code_k;
 	h->code_m = o->code_m;
+	h->scheme = o->scheme;
 	h->region_bytes = o->region_bytes;
 	h->pid = (int32_t)getpid();
 	h->started_ns = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
@@ -131,7 +132,8 @@ static bool catalog_header_good(const struct catalog_header *h, uint64_t file_by
 	if (h->magic != CATALOG_MAGIC || h->version != CATALOG_VERSION ||
 		h->header_bytes != sizeof(*h) || h->total_bytes != file_bytes)
 		return false;
-	if (h->code_k < 1 || h->code_k > EC_K_MAX || h->code_m > EC_M_MAX)
+	if (h->code_k < 1 || h->code_k > EC_K_MAX || h->code_m > EC_M_MAX ||
+		h->scheme >= SCHEME_COUNT)
 		return false;
 	if (h->range_pages >= CATALOG_RANGE_PAGES_MAX ||
 		h->record_stride != catalog_record_stride(h->code_k, h->code_m))

@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "base/compiler.h"
+#include "base/config.h"
 #include "base/hist.h"
 #include "base/ids.h"
 #include "ec/ec.h"
@@ -190,6 +191,7 @@ struct catalog_header {
 	uint32_t records_max;
 	uint32_t record_stride;  /* bytes */
 	uint32_t code_k, code_m; /* wished for; a group may be narrower */
+	uint32_t scheme;         /* enum config_scheme */
 	uint64_t region_bytes;
 	int32_t pid;         /* of the application */
 	uint32_t evict_mode; /* enum config_evict in force: EVICT_MOVE or EVICT_WP */
@@ -230,6 +232,7 @@ struct catalog_options {
 	uint64_t range_base, range_pages;
 	uint32_t records_max;
 	uint32_t code_k, code_m;
+	uint32_t scheme;
 	uint64_t region_bytes;
 	const char *command;
 };

@@ -186,8 +186,9 @@ static int runtime_make_catalog(struct runtime *rt, bool moves)
 	struct catalog_options options = {.range_base = (uint64_t)(uintptr_t)rt->range.base,
 		.range_pages = rt->range.pages,
 		.records_max = (uint32_t)records,
-		.code_k = rt->config.code.k,
-		.code_m = rt->config.code.m,
+		.code_k = config_code(&rt->config).k,
+		.code_m = config_code(&rt->config).m,
+		.scheme = rt->config.scheme,
 		.region_bytes = rt->config.region_bytes,
 		.command = program_invocation_short_name};
 	int rc = catalog_create(&rt->core.catalog, &options);

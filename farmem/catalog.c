@@ -24,7 +24,7 @@
 FM_BUILD_ASSERT(sizeof(struct catalog_thread) == FM_CACHE_LINE, "an epoch has its own cache line");
 
 struct catalog_layout {
-	uint64_t nodes, groups, repairs, done, threads, stats, heal, words, records, total;
+	uint64_t nodes, groups, repairs, done, threads, stats, heal, merges, words, records, total;
 };
 
 uint32_t catalog_record_stride(unsigned k, unsigned m)
@@ -54,6 +54,7 @@ static struct catalog_layout catalog_plan(uint64_t range_pages, uint64_t records
 	l.threads = catalog_place(&cursor, sizeof(struct catalog_thread) * CATALOG_THREADS_MAX);
 	l.stats = catalog_place(&cursor, sizeof(struct catalog_stats));
 	l.heal = catalog_place(&cursor, sizeof(uint32_t) * CATALOG_HEAL_MAX);
+	l.merges = catalog_place(&cursor, sizeof(struct catalog_merge) * CATALOG_MERGES_MAX);
 	l.words = catalog_place(&cursor, sizeof(uint64_t) * range_pages);
 	l.records = catalog_place(&cursor, stride * records);
 	l.total = cursor;
@@ -68,6 +69,7 @@ static void catalog_point(struct catalog *c, uint8_t *base, const struct catalog
 	c->repairs = (struct catalog_repair *)(void *)(base + l->repairs);
 	c->done = (_Atomic uint64_t *)(void *)(base + l->done);
 	c->heal = (_Atomic uint32_t *)(void *)(base + l->heal);
+	c->merges = (struct catalog_merge *)(void *)(base + l->merges);
 	c->threads = (struct catalog_thread *)(void *)(base + l->threads);
 	c->stats = (struct catalog_stats *)(void *)(base + l->stats);
 	c->words = (_Atomic uint64_t *)(void *)(base + l->words);

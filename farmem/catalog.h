@@ -6,8 +6,8 @@
  * here is plain data with fixed layout: no pointers. Tables are sparse: only what is touched costs
  * memory.
  *
- *   header | nodes | groups | repairs | done bits | threads | stats | heal | words (8 B per page) |
- *   records (record_stride each)
+ *   header | nodes | groups | repairs | done bits | threads | stats | heal | merges |
+ *   words (8 B per page) | records (record_stride each)
  *
  * Who writes what:
  *   nodes, groups          the agent, except node.state (both: see enum catalog_node_state) and
@@ -30,7 +30,7 @@
 #include "rpc/fabric.h"
 
 #define CATALOG_MAGIC 0x676f6c617461636dull
-#define CATALOG_VERSION 3u
+#define CATALOG_VERSION 4u
 #define CATALOG_NODES_MAX 256
 #define CATALOG_GROUPS_MAX 65536
 #define CATALOG_HEAT_EVERY 32
@@ -38,6 +38,8 @@
 #define CATALOG_REPAIRS_MAX 64       /* columns being replaced at once */
 #define CATALOG_SLOTS_MAX (1u << 20) /* per column */
 #define CATALOG_HEAL_MAX 256
+#define CATALOG_MERGES_MAX 32   /* transactions of compaction at once, each of another group */
+#define CATALOG_MERGE_PAIRS 256 /* pairs of spansets in one */
 
 /*
  * UP -> SUSPECT: the runtime, on a fabric error, or the agent, on missed keepalives: reads avoid
@@ -134,6 +136,72 @@ struct catalog_group {
 	struct catalog_column columns[EC_N_MAX];
 };
 
+/*
+ * Compaction (DESIGN section 7): one transaction makes one spanset of each of its pairs. Both are
+ * of one group; at most one transaction of a group is under way. The agent chooses and talks with
+ * the nodes (farmem/agent/compact.h); the runtime alone changes records, slots and words
+ * (farmem/merge.h). An entry belongs to whoever may move its phase:
+ *
+ *   FREE -agent-> WANTED -runtime-> CLAIMING -runtime-> CLAIMED -agent-> PREPARING
+ *                  (nothing of it can be: back to FREE)    |                 |
+ *                                                          v                 v
+ *                                                       ABORTED <-agent- ABORTING
+ *                                                                            |
+ *   FREE <-runtime- SWITCHING <-runtime- COMMITTED <----agent, PREPARING-----+ (never from here)
+ *   FREE <-runtime- ABORTED
+ *
+ *   WANTED     pairs[].a, .b, count, group are filled.
+ *   CLAIMING   stored (seq_cst) before the runtime looks at the group's state: not OPEN, back to
+ *              FREE. The agent closes a group (seq_cst) and then takes it for quiet
+ *              (column_quiet) only when no entry of it is in CLAIMING..COMMITTED: a merge adds
+ *              records (invariant C3).
+ *   CLAIMED    both records of every pair with n != CATALOG_NO_RECORD are claimed, n is FILLING
+ *              with owners, data CRCs and slots of its k data positions, fresh[] are slots that
+ *              nobody else uses. Pairs that could not be had: n == CATALOG_NO_RECORD.
+ *   PREPARING  txid is drawn and stored BEFORE this phase; from here on nodes may know of it.
+ *   COMMITTED  the commit point (release): of every pair that is `good`, crc[] are right and the m
+ *              new parities are stored. The others are given up.
+ *   ABORTING   some node may still store into fresh slots: none is reused. ABORTED: each node that
+ *              may has acknowledged the end of the transaction, or its incarnation has ended.
+ *   SWITCHING  the new records are STABLE; words follow as fetches and evictions let go of them.
+ *
+ * A new agent finds entries where an old one left them: WANTED, COMMITTED, SWITCHING, ABORTED go on
+ * by themselves, CLAIMED and PREPARING become ABORTING.
+ */
+enum catalog_merge_phase {
+	MERGE_FREE = 0,
+	MERGE_WANTED,
+	MERGE_CLAIMING,
+	MERGE_CLAIMED,
+	MERGE_PREPARING,
+	MERGE_ABORTING,
+	MERGE_ABORTED,
+	MERGE_COMMITTED,
+	MERGE_SWITCHING,
+};
+
+#define CATALOG_NO_RECORD UINT32_MAX
+
+struct catalog_pair {
+	uint32_t a, b; /* agent: ssids */
+	uint32_t n;    /* runtime: of the new record, or CATALOG_NO_RECORD */
+	uint32_t take; /* runtime: data positions that come from b; the others keep a's */
+	uint32_t fresh[EC_M_MAX]; /* runtime: slots of the new parities */
+	uint32_t crc[EC_M_MAX];   /* agent: of the new parities */
+	uint32_t good;            /* agent: all of them are stored */
+	uint32_t settled;         /* runtime: positions of n whose words have been switched */
+};
+
+struct catalog_merge {
+	_Atomic uint32_t phase; /* enum catalog_merge_phase */
+	uint32_t group;
+	uint32_t count; /* 1..CATALOG_MERGE_PAIRS */
+	uint32_t reserved0;
+	_Atomic uint64_t txid; /* grows within a catalog: header.merge_txid; 0 before PREPARING */
+	_Atomic uint64_t since_ns; /* clock_now_ns of the last change of phase */
+	struct catalog_pair pairs[CATALOG_MERGE_PAIRS];
+};
+
 /* One per runtime thread that may load words (DESIGN section 6, Epochs). Own cache line. */
 struct catalog_thread {
 	_Atomic uint64_t active; /* epoch entered, or 0 when outside */
@@ -174,6 +242,10 @@ struct catalog_stats {
 	/* by the agent */
 	_Atomic uint64_t repaired_columns, repaired_bytes, drained_columns, drained_bytes;
 	_Atomic uint64_t scrubbed_bytes, scrub_mismatches, agent_starts;
+	/* compaction: pairs made one and data slots that this freed (runtime); partial parities
+	 * sent, transactions given up, pairs of which a node said no (agent) */
+	_Atomic uint64_t merged_pairs, merge_freed_slots;
+	_Atomic uint64_t merge_bytes, merge_aborts, merge_refusals;
 	/* histograms, nanoseconds */
 	struct hist fault_ns; /* message read -> page installed */
 	struct hist fetch_ns; /* the network read alone */
@@ -209,6 +281,9 @@ struct catalog_header {
 	_Atomic uint32_t records_used; /* records from here on were never used */
 	/* A new agent goes on with these (farmem/agent): drawn by the first one. */
 	uint8_t client[16];
+	_Atomic uint64_t merge_txid; /* the last one drawn (agent) */
+	/* The agent compacts and keeps up: repack leaves sparse spansets to it. 0: not so. */
+	_Atomic uint32_t compacting;
 };
 
 struct catalog {
@@ -222,6 +297,7 @@ struct catalog {
 	/* 1 + ssid of spansets that the agent wants rewritten (scrubbing found bad bytes), or 0.
 	 * The agent fills (CAS from 0), the runtime's evictors take (exchange to 0). */
 	_Atomic uint32_t *heal;
+	struct catalog_merge *merges; /* CATALOG_MERGES_MAX */
 	_Atomic uint64_t *words;
 	uint8_t *records;
 	uint64_t bytes; /* mapped: our own copy, the other side may write to the header's */

@@ -40,6 +40,7 @@ struct clean_table {
 struct limbo_entry {
 	uint64_t stamp;
 	struct ssid ssid;
+	uint32_t keep; /* positions whose slots another record has taken over (farmem/merge.h) */
 };
 
 /* Records on their way back to use (record.c). */
@@ -85,6 +86,8 @@ struct core {
 	 * NULL. */
 	void (*report_suspect)(struct core *core, uint32_t node);
 	void (*report_wanted)(struct core *core);
+	/* Merges in the catalog have moved on (farmem/merge.h). May be NULL. */
+	void (*report_merges)(struct core *core);
 	void *reporter;
 };
 

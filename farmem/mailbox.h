@@ -26,7 +26,7 @@
 
 #include <stdint.h>
 
-#define MAILBOX_VERSION 3u
+#define MAILBOX_VERSION 4u
 #define MAILBOX_TEXT_MAX 32768
 #define MAILBOX_FDS_MAX 2
 
@@ -49,6 +49,8 @@ enum mailbox_kind {
 	 * only by agreement, or -ESRCH). */
 	MAILBOX_CATALOG,
 	MAILBOX_DONE,
+	/* runtime -> agent: merges in the catalog moved on; agent -> runtime says WORK for that */
+	MAILBOX_MERGES,
 };
 
 struct mailbox_message {

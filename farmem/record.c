@@ -162,7 +162,7 @@ bool record_retire(struct core *core, struct ssid id)
 		atomic_store_explicit(
 			record_hdr(r), record_turned(hdr, RECORD_LIMBO), memory_order_release);
 		rc->limbo[rc->limbo_tail++ % CORE_LIMBO_MAX] =
-			(struct limbo_entry){epoch_stamp(core), id};
+			(struct limbo_entry){epoch_stamp(core), id, 0};
 	}
 	pthread_mutex_unlock(&rc->lock);
 	return room;

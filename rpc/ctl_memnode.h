@@ -25,6 +25,11 @@
 #define CTL_METHOD_STATS CTL_MEMNODE "Stats"
 #define CTL_METHOD_REBUILD CTL_MEMNODE "Rebuild"
 #define CTL_METHOD_CHECKSUM CTL_MEMNODE "Checksum"
+#define CTL_METHOD_MERGE_BEGIN CTL_MEMNODE "MergeBegin"
+#define CTL_METHOD_MERGE_SEND CTL_MEMNODE "MergeSend"
+#define CTL_METHOD_MERGE_PARTIAL CTL_MEMNODE "MergePartial"
+#define CTL_METHOD_MERGE_PREPARE CTL_MEMNODE "MergePrepare"
+#define CTL_METHOD_MERGE_END CTL_MEMNODE "MergeEnd"
 #define CTL_METHOD_HEALTH "/grpc.health.v1.Health/Check"
 #define CTL_SERVICE_NAME "farmem.v1.MemoryNode" /* in a health check */
 

@@ -21,7 +21,7 @@ target_compile_options(fm_ctl_proto PRIVATE -w)
 target_include_directories(fm_ctl_proto SYSTEM PUBLIC ${CMAKE_CURRENT_BINARY_DIR})
 target_link_libraries(fm_ctl_proto PUBLIC PkgConfig::PROTOBUF_C)
 
-fm_room(ctl SOURCES ctl_library.c ctl_server.c ctl_client.c ctl_memnode.c ctl_orca.c DEPS base ctl_proto
+fm_room(ctl SOURCES ctl_library.c ctl_server.c ctl_client.c ctl_memnode.c ctl_merge.c ctl_orca.c DEPS base ctl_proto
 	LIBS ${GRPC_LIBRARY} ${GPR_LIBRARY} Threads::Threads)
 
 fm_test(ctl_test SOURCES ctl_test.c DEPS ctl base)

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define CTL_MESSAGE_BYTES_MAX (256u << 10) /* default bound on one message, either way */
+#define CTL_MESSAGE_BYTES_MAX (512u << 10) /* default bound on one message, either way */
 #define CTL_TEXT_BYTES 160                 /* of an error's one-line text */
 
 /* Starts gRPC on first use; each acquire needs its release. Thread-safe. gRPC's own messages go to
@@ -18,8 +18,8 @@
 void ctl_library_acquire(void);
 void ctl_library_release(void);
 
-/* -EINVAL, -ENOMEM, -EACCES, -ENOENT, -EAGAIN, -ENOSYS, -ETIMEDOUT and 0 have a status of their
- * own; the rest is INTERNAL. Takes and returns plain ints so that callers need no gRPC header. */
+/* -EINVAL, -ENOMEM, -EACCES, -ENOENT, -EPERM, -EAGAIN, -ENOSYS, -ETIMEDOUT and 0 have a status of
+ * their own; the rest is INTERNAL. Takes and returns plain ints so that callers need no gRPC header. */
 int ctl_status_from_errno(int error);
 /* The other way round. UNAVAILABLE is -ECONNRESET: the peer cannot be reached at the moment. */
 int ctl_status_to_errno(int status);

@@ -52,7 +52,7 @@ int ctl_reply_message(struct ctl_reply *reply, const ProtobufCMessage *message)
 	return 0;
 }
 
-static int packed_make(const ProtobufCMessage *message, struct ctl_packed *packed)
+int ctl_pack_message(const ProtobufCMessage *message, struct ctl_packed *packed)
 {
 	packed->length = protobuf_c_message_get_packed_size(message);
 	packed->bytes = malloc(packed->length != 0 ? packed->length : 1);
@@ -77,7 +77,7 @@ int ctl_pack_reserve(
 	request.client.data = (uint8_t *)(uintptr_t)client;
 	request.client.len = CTL_CLIENT_BYTES;
 	request.bytes = bytes;
-	return packed_make(&request.base, packed);
+	return ctl_pack_message(&request.base, packed);
 }
 
 int ctl_pack_leases(const char *method, const struct fabric_capability *capabilities,
@@ -98,12 +98,12 @@ int ctl_pack_leases(const char *method, const struct fabric_capability *capabili
 		Farmem__V1__ReleaseRequest request = FARMEM__V1__RELEASE_REQUEST__INIT;
 		request.n_capabilities = count;
 		request.capabilities = pointers;
-		error = packed_make(&request.base, packed);
+		error = ctl_pack_message(&request.base, packed);
 	} else {
 		Farmem__V1__KeepaliveRequest request = FARMEM__V1__KEEPALIVE_REQUEST__INIT;
 		request.n_capabilities = count;
 		request.capabilities = pointers;
-		error = packed_make(&request.base, packed);
+		error = ctl_pack_message(&request.base, packed);
 	}
 out:
 	free(pointers);
@@ -117,7 +117,7 @@ int ctl_pack_fence(const struct fabric_capability *capability, struct ctl_packed
 	Farmem__V1__FenceRequest request = FARMEM__V1__FENCE_REQUEST__INIT;
 	ctl_capability_to_message(capability, &message);
 	request.capability = &message;
-	return packed_make(&request.base, packed);
+	return ctl_pack_message(&request.base, packed);
 }
 
 int ctl_unpack_reserve(const struct ctl_result *result, struct fabric_capability *capability)
@@ -158,6 +158,8 @@ static int load_from_message(const Farmem__V1__Load *message, struct ctl_load *l
 	load->calls_in_flight = message->calls_in_flight;
 	load->draining = message->draining;
 	load->rebuilds = message->rebuilds;
+	load->merges = message->merges;
+	load->merge_sent_bytes = message->merge_sent_bytes;
 	return 0;
 }
 
@@ -263,8 +265,7 @@ int ctl_source_error(uint32_t status)
 	return -ECONNRESET;
 }
 
-/* The wire's form of `count` numbers: little-endian u32. malloc'ed; NULL: no memory. */
-static uint8_t *numbers_pack(const uint32_t *numbers, size_t count)
+uint8_t *ctl_pack_numbers(const uint32_t *numbers, size_t count)
 {
 	uint32_t *packed = malloc(count * sizeof *packed);
 	for (size_t i = 0; packed != NULL && i < count; i++)
@@ -305,8 +306,10 @@ int ctl_pack_rebuild(const struct ctl_rebuild *rebuild, struct ctl_packed *packe
 	request.n_sources = rebuild->sources_count;
 	request.rate_bytes_per_s = rebuild->rate_bytes_per_s;
 	request.spansets.len = pieces_count * sizeof(struct ctl_piece);
-	request.spansets.data = numbers_pack((const uint32_t *)rebuild->pieces, pieces_count * 2);
-	int error = request.spansets.data != NULL ? packed_make(&request.base, packed) : -ENOMEM;
+	request.spansets.data =
+		ctl_pack_numbers((const uint32_t *)rebuild->pieces, pieces_count * 2);
+	int error =
+		request.spansets.data != NULL ? ctl_pack_message(&request.base, packed) : -ENOMEM;
 	free(request.spansets.data);
 	return error;
 }
@@ -361,8 +364,8 @@ int ctl_pack_checksum(const struct fabric_capability *capability, const uint32_t
 	ctl_capability_to_message(capability, &message);
 	request.capability = &message;
 	request.slots.len = count * sizeof *slots;
-	request.slots.data = numbers_pack(slots, count);
-	int error = request.slots.data != NULL ? packed_make(&request.base, packed) : -ENOMEM;
+	request.slots.data = ctl_pack_numbers(slots, count);
+	int error = request.slots.data != NULL ? ctl_pack_message(&request.base, packed) : -ENOMEM;
 	free(request.slots.data);
 	return error;
 }

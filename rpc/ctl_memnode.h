@@ -46,7 +46,8 @@ struct ctl_packed {
 
 struct ctl_load {
 	uint64_t memory_bytes, leased_bytes, free_bytes;
-	uint32_t leases, orphaned, calls_in_flight, rebuilds;
+	uint32_t leases, orphaned, calls_in_flight, rebuilds, merges;
+	uint64_t merge_sent_bytes;
 	bool draining;
 };
 
@@ -163,6 +164,10 @@ int ctl_source_error(uint32_t status);
 /* 0 or -EINVAL. */
 int ctl_capability_from_message(const struct Farmem__V1__Capability *message,
 	struct fabric_capability *capability) FM_MUST_USE;
+/* Packs a message as a request. 0 or -ENOMEM. */
+int ctl_pack_message(const struct ProtobufCMessage *message, struct ctl_packed *packed) FM_MUST_USE;
+/* The wire's form of `count` numbers: little-endian u32. malloc'ed; NULL: no memory. */
+uint8_t *ctl_pack_numbers(const uint32_t *numbers, size_t count) FM_MUST_USE;
 /* Packs a message as a handler's answer. 0 or -ENOMEM. */
 int ctl_reply_message(struct ctl_reply *reply, const struct ProtobufCMessage *message) FM_MUST_USE;
 

@@ -63,7 +63,8 @@ struct ctl_merge_sent {
 	uint8_t outcomes[CTL_MERGE_PAIRS];
 	int target_status[CTL_MERGE_TARGETS]; /* 0 or -errno */
 	uint64_t sent_bytes;
-	/* local mode: of each piece that is DONE; points into the result, as long as that lives */
+	/* local mode: count * 4096 bytes, zeros for a piece that is not DONE; points into the
+	 * result, as long as that lives */
 	const uint8_t *deltas;
 };
 

@@ -68,7 +68,10 @@ static int dir_default(char *path, unsigned size)
 static int dir_make(const char *path, mode_t mask)
 {
 	struct stat is;
-	if (mkdir(path, 0700) != 0 && errno != EEXIST)
+	const mode_t mode = geteuid() == 0 ? 0711 : 0700; /* see mailbox_tree_dir */
+	if (mkdir(path, 0700) == 0)
+		(void)chmod(path, mode);
+	else if (errno != EEXIST)
 		return -errno;
 	if (lstat(path, &is) != 0)
 		return -errno;
@@ -100,7 +103,7 @@ int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned siz
 	if (length >= (int)size || length >= MAILBOX_TREE_DIR_MAX)
 		return -ENAMETOOLONG;
 	error = dir_make(base, 0);
-	return error != 0 ? error : dir_make(path, 077);
+	return error != 0 ? error : dir_make(path, geteuid() == 0 ? 066 : 077);
 }
 
 /* ---- connecting ---- */

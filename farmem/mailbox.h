@@ -67,7 +67,9 @@ struct mailbox_message {
 /*
  * Where things are: <dir>/<tree>/agent.sock, agent.log, node-N/{ctl.sock,data.sock}.
  * dir: config.dir or its default; tree: FARMEM_TREE, set by `farmem run` or by the preload's
- * constructor. All return 0 or -ENAMETOOLONG/-errno; directories are made with mode 0700.
+ * constructor. All return 0 or -ENAMETOOLONG/-errno; directories are made with mode 0700, by root
+ * 0711: a program that began as root and gave that up still reaches the nodes' data sockets, where
+ * the capability decides.
  */
 int mailbox_tree_dir(const char *dir, const char *tree, char *path, unsigned size);
 #define MAILBOX_TREE_DIR_MAX 88 /* bytes of such a path: node-N/data.sock below it must fit 108 */

@@ -118,6 +118,10 @@ int data_listen_unix(const char *path)
 	if (fd < 0)
 		return -errno;
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0) {
+		/* A client of root's node may have been root when it began, and connect later: the
+		 * capability is what is asked for here, as on tcp. */
+		if (geteuid() == 0)
+			(void)chmod(path, 0666);
 		if (listen(fd, BACKLOG) == 0)
 			return fd;
 		r = -errno;

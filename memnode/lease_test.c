@@ -18,7 +18,7 @@
 #define MIB (1ull << 20)
 
 static const uint8_t alice[16] = "alice", bob[16] = "bob";
-static uint64_t fake_now_ns;
+static _Atomic uint64_t fake_now_ns; /* the warming thread reads it too */
 static struct lease_table *table;
 
 static uint64_t fake_clock(void *context)

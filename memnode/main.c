@@ -126,7 +126,10 @@ static int daemon_open_dir(struct daemon *daemon)
 	snprintf(daemon->ctl_path, sizeof daemon->ctl_path, "%s/ctl.sock", dir);
 	snprintf(daemon->data_path, sizeof daemon->data_path, "%s/data.sock", dir);
 	snprintf(daemon->lock_path, sizeof daemon->lock_path, "%s/lock", dir);
-	if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+	/* By root: programs that were root when they began reach the data socket, nothing else. */
+	if (mkdir(dir, 0700) == 0)
+		(void)chmod(dir, geteuid() == 0 ? 0711 : 0700);
+	else if (errno != EEXIST)
 		return failed(daemon, -errno, "--dir %s: %s", dir, strerror(errno));
 	daemon->lock_fd = open(daemon->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (daemon->lock_fd < 0)

@@ -257,7 +257,9 @@ static int member_begin(struct agent_member *member)
 	int length = snprintf(dir, sizeof dir, "%s/node-%u", agent->dir, member->index);
 	if (length >= (int)sizeof dir)
 		return -ENAMETOOLONG;
-	if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+	if (mkdir(dir, 0700) == 0)
+		(void)chmod(dir, geteuid() == 0 ? 0711 : 0700); /* see mailbox_tree_dir */
+	else if (errno != EEXIST)
 		return -errno;
 	memcpy(member->dir, dir, sizeof member->dir);
 	snprintf(member->name, sizeof member->name, "embedded-%u", member->index);

@@ -22,7 +22,8 @@
  * Invariants
  *   1. A struct ec_code or ec_plan is never written after its init: any number of threads may share
  * it.
- *   2. All coefficients come from code->matrix; nothing else knows how it was made.
+ *   2. All coefficients come from code->matrix; nothing else knows how it was made, but that with
+ * k = 1 all are one (ec_copies).
  */
 #include "ec/ec.h"
 
@@ -88,7 +89,15 @@ static void ec_make_matrix(uint8_t *matrix, unsigned k, unsigned m)
 		matrix[i * k + i] = 1;
 	for (unsigned row = k; row < k + m; row++)
 		for (unsigned column = 0; column < k; column++)
-			matrix[row * k + column] = ec_reciprocal((uint8_t)(row ^ column));
+			matrix[row * k + column] =
+				k == 1 ? 1 : ec_reciprocal((uint8_t)(row ^ column));
+}
+
+/* k = 1: every piece is the one piece. */
+static void ec_copies(size_t length, const uint8_t *piece, uint8_t *const copies[], unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		memcpy(copies[i], piece, length);
 }
 
 static void ec_swap_rows(uint8_t *a, uint8_t *b, unsigned k)
@@ -160,6 +169,10 @@ void ec_encode(const struct ec_code *code, size_t length, const uint8_t *const d
 	FM_ASSERT_LE(length, EC_LENGTH_MAX);
 	if (code->m == 0 || length == 0)
 		return;
+	if (code->k == 1) {
+		ec_copies(length, data[0], parity, code->m);
+		return;
+	}
 	ec_encode_data((int)length, code->k, code->m,
 		(unsigned char *)(uintptr_t)code->encode_tables, ec_no_const(data),
 		ec_outputs(parity));
@@ -229,6 +242,10 @@ void ec_rebuild(const struct ec_plan *plan, size_t length, const uint8_t *const 
 	FM_ASSERT_LE(length, EC_LENGTH_MAX);
 	if (length == 0)
 		return;
+	if (plan->source_count == 1) {
+		ec_copies(length, sources[0], out, plan->wanted_count);
+		return;
+	}
 	ec_encode_data((int)length, plan->source_count, plan->wanted_count,
 		(unsigned char *)(uintptr_t)plan->tables, ec_no_const(sources), ec_outputs(out));
 }
@@ -239,6 +256,10 @@ void ec_update(const struct ec_code *code, size_t length, unsigned position, con
 	FM_ASSERT_LE(length, EC_LENGTH_MAX);
 	FM_ASSERT_LT(position, code->k);
 	if (code->m == 0 || length == 0)
+		return;
+	for (unsigned i = 0; code->k == 1 && i < code->m; i++)
+		ec_delta(length, parity[i], delta, parity[i]);
+	if (code->k == 1)
 		return;
 	ec_encode_data_update((int)length, code->k, code->m, (int)position,
 		(unsigned char *)(uintptr_t)code->encode_tables, (unsigned char *)(uintptr_t)delta,
@@ -272,6 +293,10 @@ void ec_partial(const struct ec_code *code, size_t length, unsigned position, un
 	if (length == 0)
 		return;
 	coefficient = code->matrix[(k + parity_index) * k + position];
+	if (coefficient == 1) {
+		memcpy(out, delta, length);
+		return;
+	}
 	ec_init_tables(1, 1, &coefficient, table);
 	ec_encode_data((int)length, 1, 1, table, ec_no_const(&delta), ec_outputs(&out));
 }

@@ -4,9 +4,10 @@
  *
  * Pure: no I/O, no locks, no allocation; a struct ec_code is constant after ec_code_init and may be
  * shared by any number of threads. The matrix is identity over Cauchy, so that EVERY k of the k+m
- * rows are invertible. Works at ISA-L's speed, all parities in one pass. `length` is bytes per
- * piece: any value (multiples of 64 are fastest). Pointers need no alignment. ec_slow.h is the
- * obviously right twin the tests compare with.
+ * rows are invertible; with k = 1 all coefficients are one: parities are copies, made and rebuilt
+ * by memcpy. Works at ISA-L's speed, all parities in one pass. `length` is bytes per piece: any
+ * value (multiples of 64 are fastest). Pointers need no alignment. ec_slow.h is the obviously right
+ * twin the tests compare with.
  */
 #ifndef FM_EC_EC_H
 #define FM_EC_EC_H

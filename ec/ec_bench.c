@@ -139,7 +139,7 @@ static void print_machine(void)
 int main(int argc, char **argv)
 {
 	static const unsigned shapes[][2] = {
-		{4, 2}, {2, 1}, {4, 1}, {8, 2}, {8, 3}, {10, 4}, {16, 4}};
+		{4, 2}, {1, 2}, {2, 1}, {4, 1}, {8, 2}, {8, 3}, {10, 4}, {16, 4}};
 	static struct bench b = {.stripes = 20000, .rounds = 9};
 	size_t bytes = (size_t)SETS * 2 * EC_N_MAX * LENGTH;
 	bool json = false;

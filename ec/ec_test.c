@@ -512,3 +512,24 @@ TEST(delta_is_xor_and_may_write_over_either_operand)
 		CHECK(pieces_kept_within(SET_WORK, &work, length));
 	}
 }
+
+TEST(with_one_data_piece_every_other_piece_is_a_copy)
+{
+	enum { LENGTH = 100 };
+	uint8_t piece[LENGTH], copies[3][LENGTH], out[LENGTH];
+	const uint8_t *data[1] = {piece};
+	uint8_t *parity[3] = {copies[0], copies[1], copies[2]}, *rebuilt[1] = {out};
+	struct ec_code code;
+	struct ec_plan plan;
+
+	for (unsigned i = 0; i < LENGTH; i++)
+		piece[i] = (uint8_t)(i * 7 + 1);
+	CHECK_EQ(ec_code_init(&code, 1, 3), 0);
+	ec_encode(&code, LENGTH, data, parity);
+	for (unsigned i = 0; i < 3; i++)
+		CHECK(memcmp(copies[i], piece, LENGTH) == 0);
+	CHECK_EQ(ec_plan_init(&plan, &code, 1u << 2, 1u), 0);
+	data[0] = copies[1];
+	ec_rebuild(&plan, LENGTH, data, rebuilt);
+	CHECK(memcmp(out, piece, LENGTH) == 0);
+}

@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "farmem/scheme.h"
 #include "farmem/slot.h"
 
 #define BUDGET_SHARE_FLOOR_PAGES 1024u /* a share never asks for less than 4 MiB near */
@@ -106,16 +107,31 @@ uint64_t core_free_pages(const struct core *core)
 	for (uint32_t i = 0; i < count; i++) {
 		const struct catalog_group *g = &core->catalog.groups[i];
 		if (atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_OPEN)
-			pages +=
-				(uint64_t)g->k * (g->slot_count - atomic_load(&g->columns[0].used));
+			pages += (uint64_t)scheme_set_pages(&core->catalog, g) *
+				 (g->slot_count - atomic_load(&g->columns[0].used));
 	}
 	return pages;
+}
+
+static uint32_t core_groups_with_room(const struct core *core)
+{
+	uint32_t count =
+		atomic_load_explicit(&core->catalog.header->groups_count, memory_order_acquire);
+	uint32_t open = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		const struct catalog_group *g = &core->catalog.groups[i];
+		open += atomic_load_explicit(&g->state, memory_order_acquire) == GROUP_OPEN &&
+			atomic_load(&g->columns[0].used) < g->slot_count;
+	}
+	return open;
 }
 
 void core_look_ahead(struct core *core)
 {
 	/* Half a group of 4+2: a quarter of a second at 500 MB/s, what a new group takes at worst.
 	 */
-	if (core_free_pages(core) * FM_PAGE_SIZE < 2 * core->catalog.header->region_bytes)
+	uint32_t spread = scheme_spread(core);
+	if (core_free_pages(core) * FM_PAGE_SIZE < 2 * core->catalog.header->region_bytes ||
+		(spread > 1 && core_groups_with_room(core) < spread))
 		core_want_group(core);
 }

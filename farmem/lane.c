@@ -20,6 +20,7 @@
 #include "base/fault_point.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "farmem/scheme.h"
 #include "farmem/slot.h"
 #include "rpc/fabric.h"
 
@@ -261,8 +262,9 @@ void lane_settle(struct lane *lane)
 			lane->quarantine[kept++] = d;
 			continue;
 		}
-		catalog_count(
-			&lane->core->catalog, slots_quarantined_bytes, -(uint64_t)FM_PAGE_SIZE);
+		const struct catalog *c = &lane->core->catalog;
+		catalog_count(c, slots_quarantined_bytes,
+			-(uint64_t)scheme_slot_bytes(c, &c->groups[d.group]));
 		slot_give(lane->core, group_id_make(d.group), d.pos, d.slot);
 	}
 	lane->quarantine_count = kept;

@@ -23,6 +23,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/record.h"
+#include "farmem/scheme.h"
 
 #define REPACK_SETS_MAX 64u
 #define REPACK_SCAN 4096u       /* records looked at per round */
@@ -104,7 +105,8 @@ static bool repack_wanted(const struct stripe *st, uint64_t hdr, enum repack_why
 		return true;
 	/* Narrow ones earlier: into wider groups when there are any. */
 	bool narrow = g->k < st->core->catalog.header->code_k;
-	return why == REPACK_SPARSE && (2 * live <= g->k || (narrow && live < g->k));
+	unsigned pages = scheme_set_pages(&st->core->catalog, g);
+	return why == REPACK_SPARSE && (2 * live <= pages || (narrow && live < pages));
 }
 
 /* Claims the record if it is wanted, and lists its only copies. False: left alone. */

@@ -12,11 +12,13 @@
 #include "base/assert.h"
 #include "base/fault_point.h"
 #include "base/mem.h"
+#include "farmem/scheme.h"
 
 struct group_slots {
 	pthread_mutex_t lock;
 	uint32_t slot_count;
 	uint32_t columns;
+	uint32_t slot_bytes;
 	uint32_t used[EC_N_MAX];
 	uint32_t cursor[EC_N_MAX]; /* next-fit */
 	uint64_t mapped_bytes;
@@ -48,11 +50,12 @@ static struct group_slots *slot_group(struct core *core, struct group_id group)
 	pthread_mutex_init(&made->lock, NULL);
 	made->slot_count = cg->slot_count;
 	made->columns = columns;
+	made->slot_bytes = scheme_slot_bytes(&core->catalog, cg);
 	made->mapped_bytes = bytes;
 	if (__atomic_compare_exchange_n(place, &g, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
 		catalog_count(&core->catalog, metadata_bytes, bytes);
 		catalog_count(&core->catalog, far_capacity_bytes,
-			(uint64_t)cg->k * cg->slot_count * FM_PAGE_SIZE);
+			(uint64_t)cg->k * cg->slot_count * made->slot_bytes);
 		return made;
 	}
 	mem_unmap(made, bytes);
@@ -128,7 +131,7 @@ int slot_take(struct core *core, struct group_id group, unsigned count, uint32_t
 	pthread_mutex_unlock(&g->lock);
 	if (rc == 0)
 		catalog_count(&core->catalog, slots_used_bytes,
-			(uint64_t)count * g->columns * FM_PAGE_SIZE);
+			(uint64_t)count * g->columns * g->slot_bytes);
 	return rc;
 }
 
@@ -143,7 +146,7 @@ void slot_give(struct core *core, struct group_id group, unsigned pos, uint32_t 
 	g->used[pos]--;
 	slot_show(core, group, g, pos);
 	pthread_mutex_unlock(&g->lock);
-	catalog_count(&core->catalog, slots_used_bytes, -(uint64_t)FM_PAGE_SIZE);
+	catalog_count(&core->catalog, slots_used_bytes, -(uint64_t)g->slot_bytes);
 }
 
 void slot_quarantine(struct core *core, struct group_id group, unsigned pos, uint32_t slot)
@@ -151,7 +154,7 @@ void slot_quarantine(struct core *core, struct group_id group, unsigned pos, uin
 	struct group_slots *g = slot_group(core, group);
 	FM_ASSERT(g != NULL);
 	FM_ASSERT(slot_bit(slot_column(g, pos), slot)); /* stays set: neither free nor used */
-	catalog_count(&core->catalog, slots_quarantined_bytes, FM_PAGE_SIZE);
+	catalog_count(&core->catalog, slots_quarantined_bytes, g->slot_bytes);
 }
 
 bool slot_is_used(struct core *core, struct group_id group, unsigned pos, uint32_t slot)

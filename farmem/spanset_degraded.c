@@ -40,9 +40,18 @@ void spanset_workspace_release(struct spanset_io *io, struct spanset_fetch *f)
 	f->workspace = -1;
 }
 
-static void spanset_rebuild(struct spanset_io *io, struct spanset_fetch *f)
+/* The page from k good positions. False: what came out is wrong. */
+static bool spanset_rebuild(struct spanset_io *io, struct spanset_fetch *f)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
+	if (g->k == 1) { /* another copy, checked when it came */
+		uint8_t *copy = spanset_workspace(io, f, (unsigned)__builtin_ctz(f->good));
+		if (f->direct_out)
+			f->bytes = copy;
+		else
+			memcpy(f->bytes, copy, FM_PAGE_SIZE);
+		return true;
+	}
 	const uint8_t *sources[EC_K_MAX];
 	uint8_t *out[1] = {f->bytes};
 	if (f->direct_out)
@@ -53,6 +62,7 @@ static void spanset_rebuild(struct spanset_io *io, struct spanset_fetch *f)
 	for (unsigned i = 0; i < plan.source_count; i++)
 		sources[i] = spanset_workspace(io, f, plan.sources[i]);
 	ec_rebuild(&plan, FM_PAGE_SIZE, sources, out);
+	return spanset_piece_good(io, f, f->pos, f->bytes, f->node);
 }
 
 /* Are more than m positions beyond recall, so that waiting is in vain? */
@@ -74,8 +84,7 @@ static void spanset_hedge_judge(struct spanset_io *io, struct spanset_fetch *f)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[spanset_fetch_group(io, f)];
 	if ((unsigned)__builtin_popcount(f->good) >= g->k) {
-		spanset_rebuild(io, f);
-		if (spanset_piece_good(io, f, f->pos, f->bytes, f->node)) {
+		if (spanset_rebuild(io, f)) {
 			spanset_hedge_won(io, f);
 			spanset_fetch_finish(io, f, 0);
 			return;
@@ -115,8 +124,7 @@ static void spanset_degraded_judge(struct spanset_io *io, struct spanset_fetch *
 		return;
 	}
 	if ((unsigned)__builtin_popcount(f->good) >= g->k) {
-		spanset_rebuild(io, f);
-		if (spanset_piece_good(io, f, f->pos, f->bytes, f->node))
+		if (spanset_rebuild(io, f))
 			spanset_fetch_finish(io, f, 0);
 		else
 			spanset_degraded_doomed(io, f);

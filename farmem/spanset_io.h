@@ -6,6 +6,7 @@
  *   spanset_fetch.c      direct reads
  *   spanset_degraded.c   reading around what is missing
  *   spanset_hedge.c      reading around what is late or slow
+ *   spanset_split.c      all reads under `--scheme split`
  */
 #ifndef FM_FARMEM_SPANSET_IO_H
 #define FM_FARMEM_SPANSET_IO_H
@@ -13,6 +14,7 @@
 #include "farmem/hedge.h"
 #include "farmem/lane.h"
 #include "farmem/record.h"
+#include "farmem/scheme.h"
 #include "farmem/spanset.h"
 #include "rpc/fabric.h"
 
@@ -25,7 +27,7 @@
 #define SPANSET_WORKSPACE_BYTES (EC_N_MAX * FM_PAGE_SIZE)
 #define SPANSET_NO_FETCH 0xff
 
-enum { TAG_DIRECT = 1, TAG_DEGRADED, TAG_STORE };
+enum { TAG_DIRECT = 1, TAG_DEGRADED, TAG_STORE, TAG_SPLIT, TAG_PIECE };
 #define TAG(kind, pos, index)                                                                      \
 	(((uint64_t)(kind) << 56) | ((uint64_t)(pos) << 16) | (uint64_t)(index))
 #define TAG_KIND(tag) ((unsigned)((tag) >> 56))
@@ -39,6 +41,8 @@ struct spanset_store_job {
 	const struct ec_code *code;
 	struct spanset_item *items;
 	unsigned count, sets;
+	uint32_t slot_bytes;
+	bool splits;   /* a set is a page */
 	bool reserved; /* may use up a group's last slots */
 	uint64_t deadline_ns;
 	unsigned outstanding;

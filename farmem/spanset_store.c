@@ -51,16 +51,27 @@ static bool spanset_group_ready(struct spanset_io *io, uint32_t group)
  * Spansets of a group that only repack may take: full nodes are emptied by writing sparse spansets
  * together, which needs room first.
  */
-static uint32_t spanset_reserve(const struct catalog_group *g)
+static uint32_t spanset_reserve(const struct spanset_io *io, const struct catalog_group *g)
 {
-	return FM_MIN((SPANSET_BATCH_PAGES + g->k - 1u) / g->k, g->slot_count / 8);
+	unsigned pages = scheme_set_pages(&io->core->catalog, g);
+	return FM_MIN((SPANSET_BATCH_PAGES + pages - 1) / pages, g->slot_count / 8);
 }
 
 static bool spanset_group_has_room(struct spanset_io *io, uint32_t group, unsigned sets)
 {
 	const struct catalog_group *g = &io->core->catalog.groups[group];
-	uint32_t keep = io->job.reserved ? 0 : spanset_reserve(g);
+	uint32_t keep = io->job.reserved ? 0 : spanset_reserve(io, g);
 	return slot_free_count(io->core, group_id_make(group)) >= sets + keep;
+}
+
+/* How the batch lies in its group. */
+static void spanset_job_shape(const struct spanset_io *io, struct spanset_store_job *job)
+{
+	const struct catalog *catalog = &io->core->catalog;
+	unsigned pages = scheme_set_pages(catalog, job->g);
+	job->sets = (job->count + pages - 1) / pages;
+	job->slot_bytes = scheme_slot_bytes(catalog, job->g);
+	job->splits = scheme_splits(catalog);
 }
 
 /* Finds a group with room and takes slots in it: widest codes first, of those groups without a slow
@@ -69,7 +80,8 @@ static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *j
 {
 	struct catalog_header *h = io->core->catalog.header;
 	uint32_t count = atomic_load_explicit(&h->groups_count, memory_order_acquire);
-	uint32_t start = atomic_load_explicit(&io->core->groups_cursor, memory_order_relaxed);
+	uint32_t start = atomic_load_explicit(&io->core->groups_cursor, memory_order_relaxed) +
+			 (scheme_spread(io->core) > 1);
 	uint64_t now = clock_now_ns();
 	for (unsigned pass = 0; pass < 3; pass++) {
 		for (uint32_t i = 0; i < count; i++) {
@@ -82,7 +94,7 @@ static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *j
 				continue;
 			job->group = group_id_make(at);
 			job->g = g;
-			job->sets = (job->count + g->k - 1u) / g->k;
+			spanset_job_shape(io, job);
 			if (!spanset_group_has_room(io, at, job->sets) ||
 				slot_take(io->core, job->group, job->sets, job->slots) != 0)
 				continue;
@@ -94,15 +106,34 @@ static int spanset_pick_group(struct spanset_io *io, struct spanset_store_job *j
 	return -ENOSPC;
 }
 
-static const uint8_t *spanset_job_data(struct spanset_io *io, unsigned pos, unsigned set)
+static const uint8_t *spanset_job_data(const struct spanset_io *io, unsigned pos, unsigned set)
 {
-	unsigned item = pos * io->job.sets + set;
-	return item < io->job.count ? io->job.items[item].bytes : io->zeros;
+	const struct spanset_store_job *job = &io->job;
+	if (job->splits)
+		return job->items[set].bytes + (size_t)pos * job->slot_bytes;
+	unsigned item = pos * job->sets + set;
+	return item < job->count ? job->items[item].bytes : io->zeros;
 }
 
-static uint8_t *spanset_job_parity(struct spanset_io *io, unsigned parity, unsigned set)
+static uint8_t *spanset_job_parity(const struct spanset_io *io, unsigned parity, unsigned set)
 {
-	return io->parity + ((size_t)parity * io->job.sets + set) * FM_PAGE_SIZE;
+	return io->parity + ((size_t)parity * io->job.sets + set) * io->job.slot_bytes;
+}
+
+/* What goes to a column. Copies are written from where the page is. */
+static const uint8_t *spanset_job_bytes(const struct spanset_io *io, unsigned pos, unsigned set)
+{
+	unsigned k = io->job.g->k;
+	if (k == 1)
+		return spanset_job_data(io, 0, set);
+	return pos < k ? spanset_job_data(io, pos, set) : spanset_job_parity(io, pos - k, set);
+}
+
+static uint32_t spanset_job_owner(const struct spanset_io *io, unsigned pos, unsigned set)
+{
+	const struct spanset_store_job *job = &io->job;
+	unsigned item = job->splits ? set : pos * job->sets + set;
+	return item < job->count && (pos == 0 || !job->splits) ? job->items[item].page : UINT32_MAX;
 }
 
 /* Encodes one spanset and fills its record (FILLING: nobody else sees it). */
@@ -114,16 +145,17 @@ static void spanset_encode(struct spanset_io *io, unsigned set)
 	const uint8_t *data[EC_K_MAX];
 	uint8_t *parity[EC_M_MAX];
 	for (unsigned pos = 0; pos < k; pos++) {
-		unsigned item = pos * job->sets + set;
 		data[pos] = spanset_job_data(io, pos, set);
-		record_set_owner(r, pos, item < job->count ? job->items[item].page : UINT32_MAX);
-		record_set_crc(r, pos, crc32c(data[pos], FM_PAGE_SIZE));
+		record_set_owner(r, pos, spanset_job_owner(io, pos, set));
+		record_set_crc(r, pos, crc32c(data[pos], job->slot_bytes));
 	}
 	for (unsigned i = 0; i < m; i++)
 		parity[i] = spanset_job_parity(io, i, set);
-	ec_encode(job->code, FM_PAGE_SIZE, data, parity);
+	if (k > 1)
+		ec_encode(job->code, job->slot_bytes, data, parity);
 	for (unsigned i = 0; i < m; i++)
-		record_set_crc(r, k + i, crc32c(parity[i], FM_PAGE_SIZE));
+		record_set_crc(
+			r, k + i, k > 1 ? crc32c(parity[i], job->slot_bytes) : record_crc(r, 0));
 	for (unsigned pos = 0; pos < k + m; pos++)
 		record_set_slot(r, pos, job->slots[pos * job->sets + set]);
 }
@@ -154,12 +186,29 @@ static void spanset_store_reap(struct spanset_io *io, uint64_t until_ns)
 	}
 }
 
-static int spanset_post_run(struct spanset_io *io, struct fabric_region *region, unsigned pos,
-	const struct iovec *iov, const uint32_t *slots, unsigned count)
+/* Slots that follow each other, and what goes there: pieces that follow each other are one. */
+struct spanset_run {
+	uint32_t slot;
+	unsigned slots, iov_count;
+	struct iovec iov[FABRIC_IOV_MAX];
+};
+
+static void spanset_run_add(struct spanset_run *run, const uint8_t *bytes, uint32_t length)
 {
-	struct fabric_transfer t = {.offset = (uint64_t)slots[0] * FM_PAGE_SIZE,
-		.iov = iov,
-		.iov_count = count,
+	struct iovec *last = run->iov_count > 0 ? &run->iov[run->iov_count - 1] : NULL;
+	run->slots++;
+	if (last != NULL && (const uint8_t *)last->iov_base + last->iov_len == bytes)
+		last->iov_len += length;
+	else
+		run->iov[run->iov_count++] = (struct iovec){(void *)(uintptr_t)bytes, length};
+}
+
+static int spanset_post_run(struct spanset_io *io, struct fabric_region *region, unsigned pos,
+	const struct spanset_run *run)
+{
+	struct fabric_transfer t = {.offset = (uint64_t)run->slot * io->job.slot_bytes,
+		.iov = run->iov,
+		.iov_count = run->iov_count,
 		.tag = TAG(TAG_STORE, pos, 0),
 		.deadline_ns = io->job.deadline_ns};
 	int rc;
@@ -178,25 +227,22 @@ static void spanset_post_column(struct spanset_io *io, unsigned pos)
 	struct spanset_store_job *job = &io->job;
 	const uint32_t *slots = job->slots + pos * job->sets;
 	struct fabric_region *region = lane_region(&io->lane, job->group.v, pos, false);
-	struct iovec iov[FABRIC_IOV_MAX];
-	unsigned run = 0;
+	struct spanset_run run;
+	run.slots = run.iov_count = 0;
 	if (region == NULL) {
 		job->status[pos] = -ENOTCONN;
 		return;
 	}
 	for (unsigned set = 0; set < job->sets; set++) {
-		const uint8_t *bytes = pos < job->g->k
-					       ? spanset_job_data(io, pos, set)
-					       : spanset_job_parity(io, pos - job->g->k, set);
-		iov[run++] = (struct iovec){(void *)(uintptr_t)bytes, FM_PAGE_SIZE};
-		bool ends = set + 1 == job->sets || slots[set + 1] != slots[set] + 1 ||
-			    run == FABRIC_IOV_MAX;
-		if (!ends)
+		if (run.slots == 0)
+			run.slot = slots[set];
+		spanset_run_add(&run, spanset_job_bytes(io, pos, set), job->slot_bytes);
+		if (set + 1 < job->sets && slots[set + 1] == slots[set] + 1)
 			continue;
-		int rc = spanset_post_run(io, region, pos, iov, slots + set + 1 - run, run);
+		int rc = spanset_post_run(io, region, pos, &run);
 		if (rc != 0)
 			spanset_store_failed(job, pos, rc);
-		run = 0;
+		run.slots = run.iov_count = 0;
 	}
 }
 
@@ -269,7 +315,7 @@ static void spanset_store_publish(struct spanset_io *io)
 	struct spanset_store_job *job = &io->job;
 	for (unsigned set = 0; set < job->sets; set++) {
 		uint32_t live = 0;
-		for (unsigned pos = 0; pos < job->g->k; pos++) {
+		for (unsigned pos = 0; pos < scheme_set_pages(&io->core->catalog, job->g); pos++) {
 			unsigned item = pos * job->sets + set;
 			if (item >= job->count)
 				continue;

@@ -25,6 +25,7 @@ static const char *const config_evict_words[] = {"auto", "move", "wp", NULL};
 static const char *const config_scheme_words[] = {
 	"batch-remote", "batch-local", "none", "replicate", "split", "2pc", NULL};
 FM_BUILD_ASSERT(FM_ARRAY_COUNT(config_scheme_words) == SCHEME_COUNT + 1, "one word each");
+static const char *const config_compact_words[] = {"auto", "off", "local", "remote", NULL};
 static const char *const config_transport_words[] = {"auto", "shm", "tcp", NULL};
 static const char *const config_log_level_words[] = {"error", "warn", "info", "debug", NULL};
 
@@ -183,6 +184,15 @@ const struct option_spec config_specs[] = {
 		.max = 31536000000000000,
 		.argument = "TIME",
 		.help = "everything on the nodes is read and checked once in it; 0: never"},
+	{.name = "compact",
+		.type = OPTION_CHOICE,
+		.offset = AT(compact),
+		.choices = config_compact_words,
+		.value = "auto",
+		.argument = "WHO",
+		.help = "who makes one spanset of two half-empty ones: remote, the nodes; local,\n"
+			"the agent; auto, the nodes unless they are busy (the agent with\n"
+			"--scheme batch-local); off, nobody"},
 	{.name = "dir",
 		.type = OPTION_STRING,
 		.offset = AT(dir),

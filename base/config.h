@@ -23,6 +23,12 @@ enum config_scheme {
 	SCHEME_2PC,              /* in place, parities updated by RPC */
 	SCHEME_COUNT,
 };
+enum config_compact {
+	COMPACT_AUTO = 0, /* as the scheme says; by the agent while the nodes are busy */
+	COMPACT_OFF,
+	COMPACT_LOCAL,  /* the agent fetches deltas, multiplies, and sends partial parities */
+	COMPACT_REMOTE, /* memory nodes send them to each other */
+};
 enum config_transport { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
 
 struct fm_config {
@@ -48,6 +54,7 @@ struct fm_config {
 	uint64_t fetch_deadline_ns;    /* default 200ms; then the read goes degraded */
 	uint64_t store_deadline_ns;    /* default 2s */
 	uint64_t scrub_period_ns;      /* everything is read once in it; 0: never; default 24h */
+	uint32_t compact;              /* enum config_compact */
 	/* run-time directory; empty: /run/farmem, $XDG_RUNTIME_DIR/farmem or /tmp/farmem-UID */
 	char dir[256];
 	char log[256];         /* log file; empty: stderr */

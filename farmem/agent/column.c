@@ -10,8 +10,8 @@
  * finds `repair` 0 finds the column well (lane_gone asks in that order: never is a rebuilt slot
  *           taken for lost), and whoever finds it well finds its new place. A seq_cst fence
  * follows, so that places are written again only after the bump. close   the group's state
- * (seq_cst) before threads' `storing` is looked at; a thread sets `storing` (seq_cst) before it
- * looks at the state.
+ * (seq_cst) before threads' `storing` and merges' `phase` are looked at; a thread sets `storing`,
+ * or CLAIMING (seq_cst), before it looks at the state.
  */
 #include "farmem/agent/column.h"
 
@@ -161,6 +161,20 @@ void column_lose(struct catalog *catalog, uint32_t group, uint32_t position)
 		catalog->repairs[repair - 1].kind = REPAIR_DECODE;
 }
 
+/* Given up (ABORTING, ABORTED) a merge adds nothing; SWITCHING, its records are there. */
+static bool column_merges(const struct catalog *catalog, uint32_t group)
+{
+	for (unsigned i = 0; i < CATALOG_MERGES_MAX; i++) {
+		uint32_t phase =
+			atomic_load_explicit(&catalog->merges[i].phase, memory_order_seq_cst);
+		if ((phase == MERGE_CLAIMING || phase == MERGE_CLAIMED ||
+			    phase == MERGE_PREPARING || phase == MERGE_COMMITTED) &&
+			catalog->merges[i].group == group)
+			return true;
+	}
+	return false;
+}
+
 bool column_quiet(const struct catalog *catalog, uint32_t group)
 {
 	if (atomic_load_explicit(&catalog->groups[group].state, memory_order_seq_cst) == GROUP_OPEN)
@@ -169,7 +183,7 @@ bool column_quiet(const struct catalog *catalog, uint32_t group)
 		if (atomic_load_explicit(&catalog->threads[i].storing, memory_order_seq_cst) ==
 			group + 1)
 			return false;
-	return true;
+	return !column_merges(catalog, group);
 }
 
 void column_evacuate_group(struct catalog *catalog, uint32_t group)

@@ -12,8 +12,9 @@
  * Invariants
  *   C1  A group whose column is lost or being replaced is not OPEN.
  *   C2  A done bit is set only after the node said that the bytes are stored in next.
- *   C3  Commit only when every record of the group has its done bit, no thread can still add a
- *       record (catalog_thread.storing), and no call that may store in next is outstanding.
+ *   C3  Commit only when every record of the group has its done bit, no thread and no merge can
+ *       still add a record (catalog_thread.storing, catalog_merge.phase), and no call that may
+ *       store in next is outstanding.
  *   C4  The old place's lease is given back only after the commit.
  *   C5  Nothing is rebuilt before the group is quiet: until then a slot may be freed and used for
  *       another spanset, whose bytes an earlier done bit would belie.
@@ -55,7 +56,8 @@ void column_close_group(struct catalog *catalog, uint32_t group);
 void column_open_group(struct catalog *catalog, uint32_t group);
 /* Marks a column lost, its group closed first. A copy of it under way goes on as a decode. */
 void column_lose(struct catalog *catalog, uint32_t group, uint32_t position);
-/* No thread can add a record to the group, which is closed (catalog_thread.storing). */
+/* Nothing can add a record to the group, which is closed: no thread stores there
+ * (catalog_thread.storing), and no merge of it may still become one (catalog_merge.phase). */
 bool column_quiet(const struct catalog *catalog, uint32_t group);
 /* The group is one that this catalog may have, and of k, m, slot_count within bounds. */
 bool column_group_good(const struct catalog *catalog, uint32_t group);

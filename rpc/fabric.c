@@ -29,12 +29,14 @@
 
 extern const struct fabric_ops fabric_shm_ops;
 extern const struct fabric_ops fabric_tcp_ops;
+extern struct fabric_ops fabric_verbs_ops;
 
 static const struct fabric_ops *fabric_providers[FABRIC_PROVIDERS_MAX] = {
 	&fabric_shm_ops,
 	&fabric_tcp_ops,
+	&fabric_verbs_ops,
 };
-static uint32_t fabric_providers_count = 2;
+static uint32_t fabric_providers_count = 3;
 
 union fabric_cell {
 	struct fabric_region region;
@@ -53,6 +55,8 @@ struct fabric_queue {
 	uint32_t cells_free;               /* index + 1 */
 	uint32_t cells_used;               /* cells ever handed out */
 	uint32_t regions_count;
+	uint32_t memory_count;
+	struct iovec memory[FABRIC_MEMORY_MAX];
 	union fabric_cell *cells;         /* FABRIC_REGIONS_MAX, touched as used */
 	struct fabric_completion ready[]; /* depth */
 };
@@ -111,13 +115,11 @@ void fabric_queue_close(struct fabric_queue *queue)
 	mem_unmap(queue, queue_bytes(queue->depth));
 }
 
-int fabric_attach(struct fabric_queue *queue, const char *endpoint,
+/* One of the endpoint's alternatives. */
+static int attach_one(struct fabric_queue *queue, const char *endpoint,
 	const struct fabric_capability *capability, uint64_t deadline_ns,
 	struct fabric_region **region)
 {
-	*region = NULL;
-	if (strnlen(endpoint, FABRIC_ENDPOINT_MAX) >= FABRIC_ENDPOINT_MAX)
-		return -EINVAL;
 	for (uint32_t i = 0; i < fabric_providers_count; i++) {
 		const struct fabric_ops *ops = fabric_providers[i];
 		if (strncmp(endpoint, ops->prefix, strlen(ops->prefix)) != 0)
@@ -127,6 +129,48 @@ int fabric_attach(struct fabric_queue *queue, const char *endpoint,
 		return ops->attach(queue, endpoint, capability, deadline_ns, region);
 	}
 	return -EINVAL;
+}
+
+int fabric_attach(struct fabric_queue *queue, const char *endpoint,
+	const struct fabric_capability *capability, uint64_t deadline_ns,
+	struct fabric_region **region)
+{
+	int r = -EOPNOTSUPP;
+	*region = NULL;
+	if (strnlen(endpoint, FABRIC_ENDPOINT_MAX) >= FABRIC_ENDPOINT_MAX)
+		return -EINVAL;
+	/* a unix socket's path may have commas: shm stands alone */
+	if (strncmp(endpoint, fabric_shm_ops.prefix, strlen(fabric_shm_ops.prefix)) == 0)
+		return attach_one(queue, endpoint, capability, deadline_ns, region);
+	for (const char *at = endpoint; r == -EOPNOTSUPP; at++) {
+		char one[FABRIC_ENDPOINT_MAX];
+		const size_t length = strcspn(at, ",");
+		memcpy(one, at, length);
+		one[length] = '\0';
+		r = attach_one(queue, one, capability, deadline_ns, region);
+		at += length;
+		if (!*at)
+			break;
+	}
+	return r;
+}
+
+void fabric_memory(struct fabric_queue *queue, void *base, uint64_t bytes)
+{
+	if (queue->memory_count == FABRIC_MEMORY_MAX || bytes == 0)
+		return;
+	queue->memory[queue->memory_count++] = (struct iovec){base, bytes};
+	for (uint32_t i = 0; i < fabric_providers_count; i++)
+		if (queue->parts[i] && fabric_providers[i]->memory)
+			fabric_providers[i]->memory(queue);
+}
+
+bool fabric_memory_range(const struct fabric_queue *queue, uint32_t index, struct iovec *range)
+{
+	if (index >= queue->memory_count)
+		return false;
+	*range = queue->memory[index];
+	return true;
 }
 
 void fabric_detach(struct fabric_region *region)

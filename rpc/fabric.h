@@ -5,7 +5,11 @@
  *     shm:/path/data.sock      same host: the node's memfd, handed over a unix socket
  *     tcp:ADDRESS:PORT         any machine; a numeric address ([v6] too) or "localhost": looking
  *                              names up would call malloc in the application
+ *     verbs:ADDRESS:PORT       any RDMA device (InfiniBand, RoCE, iWARP, rdma_rxe): one-sided READ
+ *                              and WRITE; after fabric_load_verbs() in this process
  *     sim:N                    the simulator (tests/sim), when linked in
+ * and several of them, separated by commas, of one node: the first one is taken that this process
+ * has (so a forked child, whose parent's RDMA connections are not its own, goes on over tcp).
  * A provider fills in what it has; an unset operation answers -EOPNOTSUPP.
  *
  * Objects. A QUEUE belongs to ONE thread at a time (nothing here locks) and carries everything that
@@ -22,6 +26,7 @@
  *     -ECONNRESET  the connection went. In doubt for writes, likewise
  *     -EACCES      the node refused the capability (wrong key, revoked lease, other incarnation):
  *                  not stored
+ *                  (verbs: the region is broken then, too)
  *     -ERANGE      outside the region: not stored.   -ENOMEM, -EPROTO: not stored
  * The buffers of an operation belong to the fabric from post to completion. The tcp provider
  * reports a timed-out read only once nothing can write to its buffers any more (it drops that
@@ -48,6 +53,7 @@
 #define FABRIC_DEPTH_MAX 1024          /* operations in flight per queue */
 #define FABRIC_PEERS_MAX 256           /* nodes per queue */
 #define FABRIC_OP_BYTES_MAX (1u << 20) /* bytes per operation */
+#define FABRIC_MEMORY_MAX 16           /* ranges per queue (fabric_memory) */
 
 /* What a node demands of whoever touches a lease (DESIGN section 6, Leases). Drawn by the node at
  * reserve. */
@@ -88,9 +94,27 @@ int fabric_queue_open(
 void fabric_queue_close(struct fabric_queue *queue);
 
 /*
+ * Makes verbs: endpoints usable in this process. Loads libfarmem-verbs.so (from FARMEM_BIN, or
+ * beside this library or program), which calls malloc: before queues are opened, by a thread that
+ * may. 0 (also when it is loaded already) or -errno, said in the log: -ENOENT no module, -ELIBACC
+ * it does not load (no libibverbs or librdmacm), -ENOSYS no RDMA in this kernel, -EPROTO another
+ * version, -EOPNOTSUPP in a forked child.
+ */
+int fabric_load_verbs(void) FM_MUST_USE;
+bool fabric_verbs_loaded(void);
+
+/*
+ * A hint: operations of this queue will read from and write to these bytes, whose mapping stays as
+ * it is (no munmap, no MADV_DONTNEED, nothing moved in or out) until the queue is closed. verbs
+ * registers them with the device, and copies whatever is outside all such ranges; the others do
+ * not mind. At most FABRIC_MEMORY_MAX; more are passed over.
+ */
+void fabric_memory(struct fabric_queue *queue, void *base, uint64_t bytes);
+
+/*
  * Connects if need be (blocking, until deadline) and presents the capability. 0 or -errno: -EACCES
  * refused, -ECONNREFUSED/-ETIMEDOUT no node there, -EPROTO not a memory node, -ENOSPC too many
- * peers, -EINVAL endpoint.
+ * peers, -EINVAL endpoint, -EOPNOTSUPP nothing in the endpoint that this process has.
  */
 int fabric_attach(struct fabric_queue *queue, const char *endpoint,
 	const struct fabric_capability *capability, uint64_t deadline_ns,

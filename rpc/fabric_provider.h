@@ -14,6 +14,8 @@
 #ifndef FM_RPC_FABRIC_PROVIDER_H
 #define FM_RPC_FABRIC_PROVIDER_H
 
+#include <sys/socket.h>
+
 #include "rpc/fabric.h"
 
 #define FABRIC_REGIONS_MAX 16384 /* regions attached per queue */
@@ -51,6 +53,7 @@ struct fabric_ops {
 	 * vain). */
 	void (*sleep)(struct fabric_queue *queue, uint64_t until_ns);
 	int (*fence)(struct fabric_region *region, uint64_t deadline_ns);
+	void (*memory)(struct fabric_queue *queue);      /* there is a range more (fabric_memory) */
 	void (*queue_close)(struct fabric_queue *queue); /* only when there is a part */
 };
 
@@ -67,6 +70,12 @@ void fabric_region_release(struct fabric_region *region);
 void *fabric_part(const struct fabric_queue *queue, const struct fabric_ops *ops);
 void fabric_part_set(struct fabric_queue *queue, const struct fabric_ops *ops, void *part);
 uint32_t fabric_depth(const struct fabric_queue *queue);
+
+/* The index-th range given to fabric_memory, in the order they were given. False: no more. */
+bool fabric_memory_range(const struct fabric_queue *queue, uint32_t index, struct iovec *range);
+/* "10.1.2.3:7400", "[fd00::1]:7400", "localhost:7400". 0 or -EINVAL. */
+int fabric_parse_address(
+	const char *text, struct sockaddr_storage *address, socklen_t *length) FM_MUST_USE;
 
 /* Completes one operation for which post_read or post_write returned, or is about to return, 0. */
 void fabric_complete(struct fabric_region *region, uint64_t tag, int status);

@@ -14,7 +14,6 @@
  *      says hello with another incarnation (then the memory those writes were for is gone). No
  *      region is attached before that.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -38,50 +37,6 @@ FM_BUILD_ASSERT(sizeof(struct tcp_region) <= FABRIC_REGION_CELL_BYTES, "fits a r
 static struct tcp_region *tcp_region_of(struct fabric_region *region)
 {
 	return FM_CONTAINER_OF(region, struct tcp_region, head);
-}
-
-static int parse_port(const char *text, uint16_t *port)
-{
-	uint32_t value = 0;
-	if (!*text)
-		return -EINVAL;
-	for (; *text; text++) {
-		if (*text < '0' || *text > '9')
-			return -EINVAL;
-		value = value * 10 + (uint32_t)(*text - '0');
-		if (value > UINT16_MAX)
-			return -EINVAL;
-	}
-	*port = htons((uint16_t)value);
-	return value ? 0 : -EINVAL;
-}
-
-/* "10.1.2.3:7400", "[fd00::1]:7400", "localhost:7400". 0 or -EINVAL. */
-static int parse_address(const char *text, struct sockaddr_storage *address, socklen_t *length)
-{
-	char host[FABRIC_ENDPOINT_MAX];
-	const char *colon = strrchr(text, ':');
-	if (!colon || colon == text || (size_t)(colon - text) >= sizeof(host))
-		return -EINVAL;
-	size_t host_length = (size_t)(colon - text);
-	memcpy(host, text, host_length);
-	host[host_length] = '\0';
-	memset(address, 0, sizeof(*address));
-	if (host[0] == '[' && host[host_length - 1] == ']') {
-		struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)address;
-		host[host_length - 1] = '\0';
-		v6->sin6_family = AF_INET6;
-		*length = sizeof(*v6);
-		if (inet_pton(AF_INET6, host + 1, &v6->sin6_addr) != 1)
-			return -EINVAL;
-		return parse_port(colon + 1, &v6->sin6_port);
-	}
-	struct sockaddr_in *v4 = (struct sockaddr_in *)address;
-	v4->sin_family = AF_INET;
-	*length = sizeof(*v4);
-	if (inet_pton(AF_INET, strcmp(host, "localhost") ? host : "127.0.0.1", &v4->sin_addr) != 1)
-		return -EINVAL;
-	return parse_port(colon + 1, &v4->sin_port);
 }
 
 /* Waits for events on one socket. 0, -ETIMEDOUT or -errno. */
@@ -124,7 +79,7 @@ static int connect_socket(int fd, const char *endpoint, uint64_t deadline_ns)
 	socklen_t length = 0;
 	int one = 1, error = 0;
 	socklen_t error_length = sizeof(error);
-	int r = parse_address(endpoint + strlen(fabric_tcp_ops.prefix), &address, &length);
+	int r = fabric_parse_address(endpoint + strlen(fabric_tcp_ops.prefix), &address, &length);
 	if (r)
 		return r;
 	if (connect(fd, (struct sockaddr *)&address, length) && errno != EINPROGRESS)

@@ -181,6 +181,71 @@ void wire_decode_fence(const uint8_t bytes[WIRE_FENCE_BYTES], struct fabric_capa
 	*connection = get_u64(bytes + WIRE_CAPABILITY_BYTES);
 }
 
+void wire_encode_verbs_request(
+	const struct wire_verbs_request *request, uint8_t bytes[WIRE_VERBS_REQUEST_BYTES])
+{
+	put_u32(bytes, WIRE_VERBS_MAGIC);
+	put_u16(bytes + 4, request->version);
+	bytes[6] = WIRE_CLIENT;
+	bytes[7] = 0;
+	wire_encode_capability(&request->capability, bytes + 8);
+	put_u64(bytes + 48, request->unfenced);
+}
+
+int wire_decode_verbs_request(
+	const uint8_t *bytes, size_t length, struct wire_verbs_request *request)
+{
+	*request = (struct wire_verbs_request){0};
+	if (length < WIRE_VERBS_REQUEST_BYTES || get_u32(bytes) != WIRE_VERBS_MAGIC)
+		return -EPROTO;
+	request->version = get_u16(bytes + 4);
+	if (request->version != WIRE_VERBS_VERSION)
+		return -EPROTONOSUPPORT;
+	if (bytes[6] != WIRE_CLIENT || bytes[7] != 0)
+		return -EPROTO;
+	wire_decode_capability(bytes + 8, &request->capability);
+	request->unfenced = get_u64(bytes + 48);
+	return 0;
+}
+
+void wire_encode_verbs_answer(
+	const struct wire_verbs_answer *answer, uint8_t bytes[WIRE_VERBS_ANSWER_BYTES])
+{
+	put_u32(bytes, WIRE_VERBS_MAGIC);
+	put_u16(bytes + 4, answer->version);
+	bytes[6] = WIRE_NODE;
+	bytes[7] = answer->status;
+	put_u64(bytes + 8, answer->connection);
+	put_u64(bytes + 16, answer->incarnation);
+	put_u64(bytes + 24, answer->address);
+	put_u64(bytes + 32, answer->bytes);
+	put_u32(bytes + 40, answer->rkey);
+	put_u32(bytes + 44, 0);
+}
+
+int wire_decode_verbs_answer(const uint8_t *bytes, size_t length, struct wire_verbs_answer *answer)
+{
+	*answer = (struct wire_verbs_answer){0};
+	if (length < WIRE_VERBS_ANSWER_BYTES || get_u32(bytes) != WIRE_VERBS_MAGIC)
+		return -EPROTO;
+	answer->version = get_u16(bytes + 4);
+	answer->status = bytes[7];
+	if (answer->version != WIRE_VERBS_VERSION)
+		return -EPROTONOSUPPORT;
+	if (bytes[6] != WIRE_NODE || answer->status >= WIRE_STATUS_COUNT || get_u32(bytes + 44))
+		return -EPROTO;
+	if (answer->status != WIRE_STATUS_OK)
+		return 0;
+	answer->connection = get_u64(bytes + 8);
+	answer->incarnation = get_u64(bytes + 16);
+	answer->address = get_u64(bytes + 24);
+	answer->bytes = get_u64(bytes + 32);
+	answer->rkey = get_u32(bytes + 40);
+	if (!answer->connection || !answer->incarnation || !answer->bytes)
+		return -EPROTO;
+	return answer->address > UINT64_MAX - answer->bytes ? -EPROTO : 0;
+}
+
 static const int wire_errors[WIRE_STATUS_COUNT] = {
 	[WIRE_STATUS_OK] = 0,
 	[WIRE_STATUS_ACCESS] = -EACCES,

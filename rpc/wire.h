@@ -35,6 +35,7 @@
 #ifndef FM_RPC_WIRE_H
 #define FM_RPC_WIRE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/compiler.h"
@@ -104,6 +105,52 @@ void wire_encode_fence(const struct fabric_capability *capability, uint64_t conn
 	uint8_t bytes[WIRE_FENCE_BYTES]);
 void wire_decode_fence(const uint8_t bytes[WIRE_FENCE_BYTES], struct fabric_capability *capability,
 	uint64_t *connection);
+
+/*
+ * What the two ends of a verbs connection tell each other in rdma_cm's private data. One connection
+ * carries one lease: the client shows its capability in the request, the node answers with where
+ * the region is and how it is addressed, or rejects with a status.
+ *
+ *   request     56 B  magic u32 | version u16 | kind u8 | 0 u8 | capability 40 | unfenced u64
+ *   answer      48 B  magic u32 | version u16 | kind u8 | status u8 | connection u64 |
+ *                     incarnation u64 | address u64 | bytes u64 | rkey u32 | 0 u32
+ *
+ * 56 bytes are all that rdma_cm lets a request carry; each end may be handed more than was sent
+ * (InfiniBand's management datagrams have fixed sizes), never less. No crc: the datagrams have one.
+ * Magic, version and their places never change.
+ */
+#define WIRE_VERBS_MAGIC 0x62766d66u /* "fmvb" */
+#define WIRE_VERBS_VERSION 1u
+#define WIRE_VERBS_REQUEST_BYTES 56u
+#define WIRE_VERBS_ANSWER_BYTES 48u
+
+struct wire_verbs_request {
+	uint16_t version;
+	struct fabric_capability capability;
+	/* The client's last connection to this lease, whose writes may still land: the node ends it
+	 * before it answers. 0: none. */
+	uint64_t unfenced;
+};
+
+struct wire_verbs_answer {
+	uint16_t version;
+	uint8_t status;      /* enum wire_status */
+	uint64_t connection; /* never 0 with WIRE_STATUS_OK */
+	uint64_t incarnation;
+	uint64_t address, bytes; /* of the region, as the node's device knows it */
+	uint32_t rkey;
+};
+
+void wire_encode_verbs_request(
+	const struct wire_verbs_request *request, uint8_t bytes[WIRE_VERBS_REQUEST_BYTES]);
+/* Both: `length` as it came. 0; -EPROTO: not one of ours; -EPROTONOSUPPORT: ours, of another
+ * version (only version, and of an answer the status, are set). */
+int wire_decode_verbs_request(
+	const uint8_t *bytes, size_t length, struct wire_verbs_request *request) FM_MUST_USE;
+void wire_encode_verbs_answer(
+	const struct wire_verbs_answer *answer, uint8_t bytes[WIRE_VERBS_ANSWER_BYTES]);
+int wire_decode_verbs_answer(
+	const uint8_t *bytes, size_t length, struct wire_verbs_answer *answer) FM_MUST_USE;
 
 /* -errno of a status (0 of WIRE_STATUS_OK; -EPROTO of an unknown one), and the other way. */
 int wire_status_error(uint32_t status);

@@ -213,3 +213,49 @@ TEST(statuses_survive_the_way_there_and_back)
 	CHECK_EQ(wire_status_of(-ENOTTY), WIRE_STATUS_PROTO);
 	CHECK_EQ(wire_status_error(WIRE_STATUS_ACCESS), -EACCES);
 }
+
+TEST(what_verbs_peers_tell_each_other_survives_the_way_and_nothing_short_or_strange_does)
+{
+	struct wire_verbs_request request = {.version = WIRE_VERBS_VERSION,
+		.capability = {.key = {1, 2, 3}, .lease = 77, .incarnation = 5, .epoch = 9},
+		.unfenced = 0x1122334455667788};
+	struct wire_verbs_answer answer = {.version = WIRE_VERBS_VERSION,
+		.connection = 3,
+		.incarnation = 4,
+		.address = UINT64_MAX - 4096,
+		.bytes = 4096,
+		.rkey = 0x01020304};
+	uint8_t bytes[256] = {0};
+	wire_encode_verbs_request(&request, bytes);
+	CHECK_EQ(memcmp(bytes, "fmvb\1\0\1", 8), 0);
+	CHECK_EQ(bytes[55], 0x11);
+	struct wire_verbs_request heard;
+	CHECK_EQ(wire_decode_verbs_request(bytes, sizeof(bytes), &heard), 0);
+	CHECK_EQ(heard.unfenced, request.unfenced);
+	CHECK_EQ(memcmp(&heard.capability, &request.capability, sizeof(heard.capability)), 0);
+	CHECK_EQ(wire_decode_verbs_request(bytes, WIRE_VERBS_REQUEST_BYTES - 1, &heard), -EPROTO);
+	bytes[7] = 1;
+	CHECK_EQ(wire_decode_verbs_request(bytes, sizeof(bytes), &heard), -EPROTO);
+	bytes[4] = 2;
+	CHECK_EQ(wire_decode_verbs_request(bytes, sizeof(bytes), &heard), -EPROTONOSUPPORT);
+	bytes[0] = 'F';
+	CHECK_EQ(wire_decode_verbs_request(bytes, sizeof(bytes), &heard), -EPROTO);
+	struct wire_verbs_answer told;
+	wire_encode_verbs_answer(&answer, bytes);
+	CHECK_EQ(wire_decode_verbs_answer(bytes, sizeof(bytes), &told), 0);
+	CHECK_EQ(memcmp(&told, &answer, sizeof(told)), 0);
+	CHECK_EQ(wire_decode_verbs_answer(bytes, WIRE_VERBS_ANSWER_BYTES - 1, &told), -EPROTO);
+	answer.address++; /* the region would wrap around */
+	wire_encode_verbs_answer(&answer, bytes);
+	CHECK_EQ(wire_decode_verbs_answer(bytes, sizeof(bytes), &told), -EPROTO);
+	answer.connection = 0;
+	wire_encode_verbs_answer(&answer, bytes);
+	CHECK_EQ(wire_decode_verbs_answer(bytes, sizeof(bytes), &told), -EPROTO);
+	answer.status = WIRE_STATUS_ACCESS; /* a refusal has nothing else to say */
+	wire_encode_verbs_answer(&answer, bytes);
+	CHECK_EQ(wire_decode_verbs_answer(bytes, sizeof(bytes), &told), 0);
+	CHECK_EQ(told.status, WIRE_STATUS_ACCESS);
+	answer.status = WIRE_STATUS_COUNT;
+	wire_encode_verbs_answer(&answer, bytes);
+	CHECK_EQ(wire_decode_verbs_answer(bytes, sizeof(bytes), &told), -EPROTO);
+}

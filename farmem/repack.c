@@ -22,6 +22,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/fault_point.h"
 #include "farmem/record.h"
 #include "farmem/scheme.h"
 
@@ -227,6 +228,8 @@ static bool repack_worth_it(const struct stripe *st, bool urgent)
 		dead > 0 ? (uint64_t)dead * FM_PAGE_SIZE : 0, memory_order_relaxed);
 	/* What a forked child may read is not reused: rewriting would only take more. */
 	if (atomic_load_explicit(&h->pinned, memory_order_acquire) != 0)
+		return false;
+	if (FAULT_POINT("repack.worth")) /* bench/paper: far space that nothing reclaims */
 		return false;
 	if (urgent)
 		return dead > 0;

@@ -2,10 +2,11 @@
  * farmem/agent_link.c: the runtime's end of the agent socket (mailbox.h), on the runtime's main
  * thread.
  *
- * Other threads report through bits and an eventfd (agent_link_suspect, agent_link_wanted): they
- * never block. A worker of the agent that dies is not noticed here: its supervisor holds our
- * connection. When all of the agent is gone the runtime goes on without new groups and connects
- * again, which starts another agent; that one takes over what our catalog names.
+ * Other threads report through bits and an eventfd (agent_link_suspect, agent_link_wanted,
+ * agent_link_merges): they never block. A worker of the agent that dies is not noticed here: its
+ * supervisor holds our connection. When all of the agent is gone the runtime goes on without new
+ * groups and connects again, which starts another agent; that one takes over what our catalog
+ * names.
  *
  * Invariants
  *   1. Nothing waits for the agent but this thread, and that for a bounded time.
@@ -22,6 +23,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "farmem/mailbox.h"
+#include "farmem/merge.h"
 #include "farmem/runtime.h"
 
 #define AGENT_LINK_CONNECT_NS (20 * NS_PER_S)
@@ -48,6 +50,13 @@ void agent_link_wanted(struct core *core)
 {
 	struct runtime *rt = core->reporter;
 	if (!atomic_exchange(&rt->wanted_told, 1))
+		agent_link_ring(rt);
+}
+
+void agent_link_merges(struct core *core)
+{
+	struct runtime *rt = core->reporter;
+	if (!atomic_exchange(&rt->merges_told, 1))
 		agent_link_ring(rt);
 }
 
@@ -171,6 +180,7 @@ static void agent_link_message(struct runtime *rt, const struct mailbox_message 
 			evict_call(&rt->stripes[i]);
 		break;
 	case MAILBOX_WORK:
+		merge_call(&rt->core);
 		for (unsigned i = 0; i < rt->stripe_count; i++)
 			evict_call(&rt->stripes[i]);
 		break;
@@ -211,6 +221,9 @@ static void agent_link_report(struct runtime *rt)
 	}
 	if (atomic_load(&rt->wanted_told))
 		agent_link_say(rt, MAILBOX_WANT_GROUPS, rt->core.catalog.header->groups_wanted);
+	/* One that finds no room in its queue is not missed: what is there makes the agent look. */
+	if (atomic_exchange(&rt->merges_told, 0))
+		agent_link_say(rt, MAILBOX_MERGES, 0);
 }
 
 /* Milliseconds: the next try may be due earlier. */

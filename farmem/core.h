@@ -62,8 +62,19 @@ struct budget {
 	_Atomic int64_t fresh_pages;    /* present in blocks that eviction never touched */
 	_Atomic int64_t far_pages;      /* words in FAR */
 	_Atomic int64_t retained_pages; /* near duplicates kept on nodes */
+	_Atomic int64_t data_bytes;     /* slots of data positions in use, live or not (slot.c) */
 	_Atomic uint64_t limit_pages;   /* the budget now (a share follows the program's size) */
 	_Atomic uint64_t retain_pages;  /* most duplicates to keep */
+};
+
+/* Where evictors are with the catalog's merges (merge.c). All but the atomics under `lock`. */
+struct merge_state {
+	_Atomic uint32_t lock;             /* tried, never waited for */
+	_Atomic uint64_t next_ns;          /* nothing to be seen before; 0: look now */
+	_Atomic uint32_t stuck;            /* what is staged keeps old spansets from being freed */
+	uint32_t first;                    /* entry a round begins with */
+	uint32_t at[CATALOG_MERGES_MAX];   /* next pair of an entry */
+	uint32_t left[CATALOG_MERGES_MAX]; /* SWITCHING: pairs not at their end */
 };
 
 struct core {
@@ -72,6 +83,7 @@ struct core {
 	struct reclaim reclaim;
 	struct clean_table clean;
 	struct budget budget;
+	struct merge_state merging;
 	struct group_slots *
 		*groups;       /* CATALOG_GROUPS_MAX pointers, filled at a group's first use */
 	struct ec_code *codes; /* by code index, made at first use under codes_lock */

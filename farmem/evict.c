@@ -23,6 +23,7 @@
 #include "base/futex.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "farmem/merge.h"
 #include "farmem/record.h"
 
 #define EVICT_RUN_MAX 64u
@@ -589,14 +590,14 @@ static int64_t evict_probation(const struct stripe *st)
 	return FM_MAX(pages, (int64_t)SPANSET_BATCH_PAGES);
 }
 
-/* Nobody needs room. Staged pages may be all that still holds spansets of a group to be emptied:
- * their second chance is over. */
+/* Nobody needs room. Staged pages may be all that still holds spansets of a group to be emptied, or
+ * spansets that were made one: their second chance is over. */
 static bool evict_idle(struct stripe *st)
 {
 	if (st->evacuating && repack_wishes(st))
 		return true;
-	return st->evacuate_staged && evict_staged(st) > 0 && !evict_starved(st) &&
-	       st->segment_count < STAGE_SEGMENTS_MAX && evict_store(st);
+	return (st->evacuate_staged || merge_stuck(st->core)) && evict_staged(st) > 0 &&
+	       !evict_starved(st) && st->segment_count < STAGE_SEGMENTS_MAX && evict_store(st);
 }
 
 /*
@@ -618,10 +619,8 @@ static void evict_note_barren(struct stripe *st, uint32_t lap)
 			"the program goes beyond --local");
 }
 
-bool evict_round(struct stripe *st)
+static bool evict_round_pages(struct stripe *st)
 {
-	evict_upkeep(st);
-	evict_drop_retired(st);
 	int64_t lacking = stripe_reserve(st) - budget_room(st->core);
 	if (lacking <= 0)
 		return evict_idle(st);
@@ -660,6 +659,14 @@ bool evict_round(struct stripe *st)
 		(void)(st->evacuating && repack_wishes(st));
 	}
 	return true;
+}
+
+bool evict_round(struct stripe *st)
+{
+	evict_upkeep(st);
+	evict_drop_retired(st);
+	bool merged = merge_round(st);
+	return evict_round_pages(st) || merged;
 }
 
 void evict_call(struct stripe *st)

@@ -28,6 +28,13 @@
  * changed (the agent is to be told: core->report_merges), or should be looked at again soon.
  */
 bool merge_round(struct stripe *st);
+/* The agent says that there is something to do: the next round looks at once. Any thread. */
+void merge_call(struct core *core);
+/* For longer than a second nothing moved because pages wait in staging: they are to be stored. */
+static inline bool merge_stuck(const struct core *core)
+{
+	return atomic_load_explicit(&core->merging.stuck, memory_order_relaxed) != 0;
+}
 /* Some entry is not FREE: the evictor has to come back though no page wants to leave. */
 bool merge_pending(const struct core *core);
 

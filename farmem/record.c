@@ -83,14 +83,25 @@ void record_abandon(struct core *core, struct ssid id)
 	pthread_mutex_unlock(&core->reclaim.lock);
 }
 
-void record_publish(struct core *core, struct ssid id, uint32_t group, uint32_t live)
+static void record_publish_as(
+	struct core *core, struct ssid id, enum record_state state, uint32_t group, uint32_t live)
 {
 	struct record r = record_at(core, id);
 	uint64_t hdr = record_load(r);
 	FM_ASSERT_EQ(record_hdr_state(hdr), RECORD_FILLING);
 	FM_ASSERT_NE(live, 0);
 	atomic_store_explicit(
-		record_hdr(r), record_pack(RECORD_STABLE, group, live, hdr), memory_order_release);
+		record_hdr(r), record_pack(state, group, live, hdr), memory_order_release);
+}
+
+void record_publish(struct core *core, struct ssid id, uint32_t group, uint32_t live)
+{
+	record_publish_as(core, id, RECORD_STABLE, group, live);
+}
+
+void record_publish_claimed(struct core *core, struct ssid id, uint32_t group, uint32_t live)
+{
+	record_publish_as(core, id, RECORD_CLAIMED, group, live);
 }
 
 void record_clear_live(struct core *core, struct ssid id, unsigned pos)
@@ -150,6 +161,11 @@ void record_unclaim(struct core *core, struct ssid id)
 
 bool record_retire(struct core *core, struct ssid id)
 {
+	return record_retire_keeping(core, id, 0);
+}
+
+bool record_retire_keeping(struct core *core, struct ssid id, uint32_t keep)
+{
 	struct reclaim *rc = &core->reclaim;
 	struct record r = record_at(core, id);
 	uint64_t hdr = record_load(r);
@@ -162,23 +178,24 @@ bool record_retire(struct core *core, struct ssid id)
 		atomic_store_explicit(
 			record_hdr(r), record_turned(hdr, RECORD_LIMBO), memory_order_release);
 		rc->limbo[rc->limbo_tail++ % CORE_LIMBO_MAX] =
-			(struct limbo_entry){epoch_stamp(core), id, 0};
+			(struct limbo_entry){epoch_stamp(core), id, keep};
 	}
 	pthread_mutex_unlock(&rc->lock);
 	return room;
 }
 
-static void record_give_slots(struct core *core, struct ssid id)
+static void record_give_slots(struct core *core, struct ssid id, uint32_t keep)
 {
 	struct record r = record_at(core, id);
 	uint32_t group = record_hdr_group(record_load(r));
 	const struct catalog_group *g = &core->catalog.groups[group];
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
-		slot_give(core, group_id_make(group), pos, record_slot(r, pos));
+		if (!(keep >> pos & 1))
+			slot_give(core, group_id_make(group), pos, record_slot(r, pos));
 }
 
 /* The oldest record in the limbo if its grace period is over, else none. */
-static struct ssid record_limbo_pop(struct core *core)
+static struct ssid record_limbo_pop(struct core *core, uint32_t *keep)
 {
 	struct reclaim *rc = &core->reclaim;
 	struct ssid id = ssid_none();
@@ -187,6 +204,7 @@ static struct ssid record_limbo_pop(struct core *core)
 		struct limbo_entry *e = &rc->limbo[rc->limbo_head % CORE_LIMBO_MAX];
 		if (epoch_passed_by_all(core, e->stamp)) {
 			id = e->ssid;
+			*keep = e->keep;
 			rc->limbo_head++;
 		}
 	}
@@ -197,6 +215,7 @@ static struct ssid record_limbo_pop(struct core *core)
 unsigned record_reclaim(struct core *core)
 {
 	uint64_t dead;
+	uint32_t keep = 0;
 	unsigned freed = 0;
 	struct ssid id;
 	while (ring_pop(&core->reclaim.dead, &dead)) {
@@ -212,8 +231,8 @@ unsigned record_reclaim(struct core *core)
 		if (!live)
 			break; /* limbo full */
 	}
-	while (!ssid_is_none(id = record_limbo_pop(core))) {
-		record_give_slots(core, id);
+	while (!ssid_is_none(id = record_limbo_pop(core, &keep))) {
+		record_give_slots(core, id, keep);
 		pthread_mutex_lock(&core->reclaim.lock);
 		record_free_locked(core, id);
 		pthread_mutex_unlock(&core->reclaim.lock);

@@ -5,11 +5,11 @@
  * u20[k+m].
  *
  * States: FREE -> FILLING (record_alloc) -> STABLE (record_publish) -> CLAIMED (record_claim:
- * repack, free)
- *         -> LIMBO (record_retire) -> FREE (record_reclaim, after the grace period). CLAIMED ->
- * STABLE: unclaim. Invariants: R1  all but `hdr` is immutable from STABLE to LIMBO. R2  bit p of
- * `live` is set exactly while one word or one staging slot holds the reference (ssid, p). Whoever
- *       takes that reference away owns the bit and clears it, once. So a held reference pins its
+ * repack,
+ *         merge, free) -> LIMBO (record_retire) -> FREE (record_reclaim, after the grace period).
+ * CLAIMED -> STABLE: unclaim. Invariants: R1  all but `hdr` is immutable from STABLE to LIMBO. R2
+ * bit p of `live` is set exactly while one word or one staging slot holds the reference (ssid, p).
+ * Whoever takes that reference away owns the bit and clears it, once. So a held reference pins its
  * record. R3  a record is retired only by its claimer and only with live == 0.
  */
 #ifndef FM_FARMEM_RECORD_H
@@ -115,6 +115,8 @@ struct ssid record_alloc(struct core *core) FM_MUST_USE;
 void record_abandon(struct core *core, struct ssid id);
 /* FILLING -> STABLE with these live positions. Release: partner is span_load's acquire. */
 void record_publish(struct core *core, struct ssid id, uint32_t group, uint32_t live);
+/* FILLING -> CLAIMED: the same, and it stays the caller's until record_unclaim (farmem/merge.c). */
+void record_publish_claimed(struct core *core, struct ssid id, uint32_t group, uint32_t live);
 /* The owner of reference (id, pos) gives it up (R2). A record without live positions is queued to
  * be freed. */
 void record_clear_live(struct core *core, struct ssid id, unsigned pos);
@@ -130,6 +132,8 @@ void record_unclaim(struct core *core, struct ssid id);
 /* CLAIMED with live == 0 -> LIMBO. False when there is no room in the limbo (try again after
  * record_reclaim). */
 bool record_retire(struct core *core, struct ssid id);
+/* The same; slots of the positions in `keep` are another record's now and are not given back. */
+bool record_retire_keeping(struct core *core, struct ssid id, uint32_t keep);
 /*
  * Frees what it can: wholly dead records into the limbo, and out of it what outlived its readers
  * (slots go back to their groups). Called by evictors between batches. Returns how many records

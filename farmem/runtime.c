@@ -299,6 +299,7 @@ static int runtime_build(struct runtime *rt)
 	rt->core.config = rt->config;
 	rt->core.report_suspect = agent_link_suspect;
 	rt->core.report_wanted = agent_link_wanted;
+	rt->core.report_merges = agent_link_merges;
 	rt->core.reporter = rt;
 	void *life;
 	rt->life = fork_token_memfd("farmem-life", &life);

@@ -101,6 +101,7 @@ struct runtime {
 	int event;         /* eventfd that wakes the main thread */
 	_Atomic uint64_t suspects[CATALOG_NODES_MAX / 64];
 	_Atomic uint32_t wanted_told;
+	_Atomic uint32_t merges_told; /* not yet said to the agent */
 	struct fork fork;
 	int life; /* a memfd mapped in us and all who are forked from us: the agent's token (-1) */
 	char tree[64];
@@ -139,6 +140,7 @@ int agent_link_open(struct runtime *rt) FM_MUST_USE;
 void agent_link_turn(struct runtime *rt, int timeout_ms);
 void agent_link_suspect(struct core *core, uint32_t node);
 void agent_link_wanted(struct core *core);
+void agent_link_merges(struct core *core);
 
 /* ---- fork.c ---- */
 /* Called once, at fm_open. */

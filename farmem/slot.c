@@ -14,6 +14,8 @@
 #include "base/mem.h"
 #include "farmem/scheme.h"
 
+#define SLOT_PARITY_KEEP 8u /* spansets' worth */
+
 struct group_slots {
 	pthread_mutex_t lock;
 	uint32_t slot_count;
@@ -102,6 +104,15 @@ static void slot_show(
 		memory_order_release);
 }
 
+/* S2, in bytes, over all groups. */
+static void slot_count_used(
+	struct core *core, const struct group_slots *g, int64_t data, int64_t all)
+{
+	catalog_count(&core->catalog, slots_used_bytes, all * (int64_t)g->slot_bytes);
+	atomic_fetch_add_explicit(
+		&core->budget.data_bytes, data * (int64_t)g->slot_bytes, memory_order_relaxed);
+}
+
 static void slot_take_column(struct group_slots *g, unsigned pos, unsigned count, uint32_t *slots)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -130,8 +141,30 @@ int slot_take(struct core *core, struct group_id group, unsigned count, uint32_t
 		slot_show(core, group, g, pos);
 	pthread_mutex_unlock(&g->lock);
 	if (rc == 0)
-		catalog_count(&core->catalog, slots_used_bytes,
-			(uint64_t)count * g->columns * g->slot_bytes);
+		slot_count_used(core, g, (int64_t)count * core->catalog.groups[group.v].k,
+			(int64_t)count * g->columns);
+	return rc;
+}
+
+int slot_take_parity(struct core *core, struct group_id group, uint32_t *slots)
+{
+	struct group_slots *g = slot_group(core, group);
+	unsigned k = core->catalog.groups[group.v].k;
+	int rc = 0;
+	if (g == NULL)
+		return -ENOMEM;
+	uint32_t keep = FM_MIN(SLOT_PARITY_KEEP, g->slot_count / 16);
+	pthread_mutex_lock(&g->lock);
+	for (unsigned pos = k; pos < g->columns; pos++)
+		if (g->slot_count - g->used[pos] <= keep)
+			rc = -ENOSPC;
+	for (unsigned pos = k; rc == 0 && pos < g->columns; pos++) {
+		slot_take_column(g, pos, 1, &slots[pos - k]);
+		slot_show(core, group, g, pos);
+	}
+	pthread_mutex_unlock(&g->lock);
+	if (rc == 0)
+		slot_count_used(core, g, 0, (int64_t)g->columns - k);
 	return rc;
 }
 
@@ -146,7 +179,7 @@ void slot_give(struct core *core, struct group_id group, unsigned pos, uint32_t 
 	g->used[pos]--;
 	slot_show(core, group, g, pos);
 	pthread_mutex_unlock(&g->lock);
-	catalog_count(&core->catalog, slots_used_bytes, -(uint64_t)g->slot_bytes);
+	slot_count_used(core, g, pos < core->catalog.groups[group.v].k ? -1 : 0, -1);
 }
 
 void slot_quarantine(struct core *core, struct group_id group, unsigned pos, uint32_t slot)

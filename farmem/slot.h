@@ -17,6 +17,11 @@
  * SLOT_TAKE_MAX. */
 int slot_take(
 	struct core *core, struct group_id group, unsigned count, uint32_t *slots) FM_MUST_USE;
+/*
+ * One slot in each parity column, for a spanset made of two (farmem/merge.c): slots[0..m-1]. Leaves
+ * the last few to repack, which must be able to empty full nodes. 0, -ENOSPC or -ENOMEM.
+ */
+int slot_take_parity(struct core *core, struct group_id group, uint32_t *slots) FM_MUST_USE;
 void slot_give(struct core *core, struct group_id group, unsigned pos, uint32_t slot);
 /* A slot whose write is in doubt: not free, not used, until slot_give after a fence. */
 void slot_quarantine(struct core *core, struct group_id group, unsigned pos, uint32_t slot);

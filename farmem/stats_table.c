@@ -58,6 +58,11 @@ const struct stats_field stats_numbers[] = {
 	FIELD(scrubbed_bytes),
 	FIELD(scrub_mismatches),
 	FIELD(agent_starts),
+	FIELD(merged_pairs),
+	FIELD(merge_freed_slots),
+	FIELD(merge_bytes),
+	FIELD(merge_aborts),
+	FIELD(merge_refusals),
 };
 const unsigned stats_numbers_count = FM_ARRAY_COUNT(stats_numbers);
 

@@ -15,6 +15,7 @@
 
 struct core_test_options {
 	unsigned k, m;
+	uint32_t scheme; /* enum config_scheme */
 	uint32_t records_max;
 	uint64_t region_bytes;
 };
@@ -26,9 +27,11 @@ static inline void core_test_open(struct core *core, const struct core_test_opti
 		.records_max = o->records_max,
 		.code_k = o->k,
 		.code_m = o->m,
+		.scheme = o->scheme,
 		.region_bytes = o->region_bytes,
 		.command = "test"};
 	memset(core, 0, sizeof(*core));
+	core->config.scheme = o->scheme;
 	core->config.local.bytes = 1024 * FM_PAGE_SIZE;
 	core->config.retain.bytes = 1024 * FM_PAGE_SIZE;
 	CHECK_EQ(catalog_create(&core->catalog, &options), 0);

@@ -23,10 +23,17 @@ static void spanset_completion(struct spanset_io *io, const struct fabric_comple
 		spanset_degraded_done(io, &io->fetches[index], TAG_POS(c->tag), c->status);
 		return;
 	}
-	FM_ASSERT_EQ(TAG_KIND(c->tag), TAG_DIRECT);
+	if (TAG_KIND(c->tag) == TAG_PIECE) {
+		spanset_split_done(io, &io->fetches[index], TAG_POS(c->tag), c->status);
+		return;
+	}
+	FM_ASSERT(TAG_KIND(c->tag) == TAG_DIRECT || TAG_KIND(c->tag) == TAG_SPLIT);
 	while (index != SPANSET_NO_FETCH) {
 		unsigned next = io->next_in_read[index];
-		spanset_direct_done(io, &io->fetches[index], c->status);
+		if (TAG_KIND(c->tag) == TAG_SPLIT)
+			spanset_split_done(io, &io->fetches[index], TAG_POS(c->tag), c->status);
+		else
+			spanset_direct_done(io, &io->fetches[index], c->status);
 		index = next;
 	}
 }
@@ -124,6 +131,8 @@ int spanset_io_open(
 	int rc = -ENOMEM;
 	if (made->fetch_buffers && made->workspaces && made->zeros &&
 		(made->parity || !options->stores))
+		rc = spanset_split_open(made);
+	if (rc == 0)
 		rc = lane_open(&made->lane, core, options->spin_ns);
 	if (rc == 0 && options->stores)
 		rc = epoch_register(core, options->name, &made->thread);
@@ -155,6 +164,7 @@ void spanset_io_close(struct spanset_io *io)
 	if (io->thread.line != NULL)
 		epoch_unregister(&io->thread);
 	lane_close(&io->lane);
+	spanset_split_close(io);
 	mem_unmap(io->parity, io->parity ? SPANSET_PARITY_BYTES : 0);
 	mem_unmap(io->zeros, FM_PAGE_SIZE);
 	mem_unmap(io->workspaces, SPANSET_DEGRADED_MAX * SPANSET_WORKSPACE_BYTES);

@@ -220,6 +220,10 @@ static void spanset_degraded_step(struct spanset_io *io, struct spanset_fetch *f
  */
 void spanset_degraded_begin(struct spanset_io *io, struct spanset_fetch *f)
 {
+	if (io->split != NULL) {
+		spanset_split_again(io, f);
+		return;
+	}
 	if (!spanset_take_workspace(io, f)) {
 		/* At the next answer: one that uses a workspace is on its way. */
 		spanset_fetch_wait(io, f, 0);

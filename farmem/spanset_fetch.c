@@ -70,11 +70,11 @@ void spanset_fetch_wait(struct spanset_io *io, struct spanset_fetch *f, uint64_t
 	f->retry_ns = retry_ns;
 }
 
-bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
-	const uint8_t *bytes, uint32_t node)
+bool spanset_bytes_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
+	const struct iovec *bytes, uint32_t node)
 {
 	struct record r = record_at(io->core, f->ssid);
-	bool good = crc32c(bytes, FM_PAGE_SIZE) == record_crc(r, pos) &&
+	bool good = crc32c(bytes->iov_base, bytes->iov_len) == record_crc(r, pos) &&
 		    !FAULT_POINT("spanset.fetch.crc");
 	if (!good) {
 		catalog_count(&io->core->catalog, crc_mismatches, 1);
@@ -83,6 +83,13 @@ bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, un
 			io->core->catalog.nodes[node].name);
 	}
 	return good;
+}
+
+bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
+	const uint8_t *bytes, uint32_t node)
+{
+	struct iovec page = {(void *)(uintptr_t)bytes, FM_PAGE_SIZE};
+	return spanset_bytes_good(io, f, pos, &page, node);
 }
 
 /* The agent has put the column elsewhere since the read was posted. */
@@ -111,6 +118,8 @@ static void spanset_fetch_troubled(
 static bool spanset_adjacent(
 	struct spanset_io *io, const struct spanset_fetch *a, const struct spanset_fetch *b)
 {
+	if (io->split != NULL)
+		return spanset_split_adjacent(io, a, b);
 	struct record ra = record_at(io->core, a->ssid), rb = record_at(io->core, b->ssid);
 	uint32_t group = spanset_fetch_group(io, a);
 	/* Of a lost column some slots may be found in its replacement, and others not. */
@@ -187,6 +196,10 @@ static void spanset_post_along(struct spanset_io *io, const struct spanset_way *
 
 void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count)
 {
+	if (io->split != NULL) {
+		spanset_split_post(io, indexes, count);
+		return;
+	}
 	struct spanset_way way = spanset_direct_way(io, &io->fetches[indexes[0]], count == 1);
 	if (way.region != NULL || count == 1) {
 		spanset_post_along(io, &way, indexes, count);

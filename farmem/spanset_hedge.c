@@ -32,8 +32,11 @@ FM_BUILD_ASSERT(SPANSET_FETCH_MAX <= 64, "a bit for each fetch");
 FM_BUILD_ASSERT(SPANSET_DEGRADED_MAX <= 32, "a bit for each workspace");
 FM_BUILD_ASSERT(SPANSET_HEDGED_MAX < SPANSET_DEGRADED_MAX, "workspaces for the others");
 
-static struct hedge_read spanset_hedge_read(const struct spanset_fetch *f)
+static struct hedge_read spanset_hedge_read(
+	const struct spanset_io *io, const struct spanset_fetch *f)
 {
+	if (io->split != NULL)
+		return spanset_split_late(io, f);
 	return (struct hedge_read){.group = f->group,
 		.pos = f->pos,
 		.node = f->node,
@@ -41,7 +44,7 @@ static struct hedge_read spanset_hedge_read(const struct spanset_fetch *f)
 		.begun_ns = f->begun_ns};
 }
 
-static void spanset_disarm(struct spanset_io *io, const struct spanset_fetch *f)
+void spanset_hedge_disarm(struct spanset_io *io, const struct spanset_fetch *f)
 {
 	io->hedge_armed &= ~spanset_hedge_bit(io, f);
 	if (io->hedge_armed == 0)
@@ -51,9 +54,9 @@ static void spanset_disarm(struct spanset_io *io, const struct spanset_fetch *f)
 /* False: no workspace. */
 static bool spanset_hedge_start(struct spanset_io *io, struct spanset_fetch *f)
 {
-	FM_ASSERT(f->direct_out && !f->was_hedged); /* invariants 1, 2 */
+	FM_ASSERT((f->direct_out || io->split != NULL) && !f->was_hedged); /* invariants 1, 2 */
 	f->was_hedged = true;
-	if (!spanset_degraded_beside(io, f)) {
+	if (io->split != NULL ? !spanset_split_hurry(io, f) : !spanset_degraded_beside(io, f)) {
 		f->was_hedged = false;
 		return false;
 	}
@@ -67,7 +70,7 @@ void spanset_hedge_arm(struct spanset_io *io, struct spanset_fetch *f)
 	if (!io->options.hedges || f->was_hedged)
 		return;
 	hedge_earn(&io->hedge);
-	if (fm_unlikely(f->probe) && spanset_hedge_start(io, f))
+	if (fm_unlikely(f->probe) && io->split == NULL && spanset_hedge_start(io, f))
 		return;
 	f->hedge_ns = f->begun_ns + HEDGE_FLOOR_NS;
 	io->hedge_armed |= spanset_hedge_bit(io, f);
@@ -76,15 +79,16 @@ void spanset_hedge_arm(struct spanset_io *io, struct spanset_fetch *f)
 
 static void spanset_hedge_consider(struct spanset_io *io, struct spanset_fetch *f, uint64_t now_ns)
 {
-	struct hedge_read read = spanset_hedge_read(f);
+	struct hedge_read read = spanset_hedge_read(io, f);
 	uint64_t late_ns = f->begun_ns + hedge_after(&io->hedge, io->core, &read);
 	if (now_ns < late_ns) {
 		f->hedge_ns = late_ns;
 		return;
 	}
 	f->hedge_ns = now_ns + HEDGE_AGAIN_NS;
-	if (io->hedged_count < SPANSET_HEDGED_MAX && hedge_has_others(io->core, f->group, f->pos) &&
-		hedge_spend(&io->hedge) && spanset_hedge_start(io, f))
+	if (io->hedged_count < SPANSET_HEDGED_MAX &&
+		hedge_has_others(io->core, read.group, read.pos) && hedge_spend(&io->hedge) &&
+		spanset_hedge_start(io, f))
 		io->hedge_armed &= ~spanset_hedge_bit(io, f);
 }
 
@@ -128,8 +132,8 @@ unsigned spanset_hedge_around(
 
 void spanset_hedge_done(struct spanset_io *io, struct spanset_fetch *f, int status)
 {
-	struct hedge_read read = spanset_hedge_read(f);
-	spanset_disarm(io, f);
+	struct hedge_read read = spanset_hedge_read(io, f);
+	spanset_hedge_disarm(io, f);
 	if (fm_unlikely(f->probe))
 		hedge_probed(&io->hedge, io->core, &read, clock_now_ns(), status == 0);
 	else if (fm_likely(status == 0))
@@ -141,7 +145,7 @@ void spanset_hedge_done(struct spanset_io *io, struct spanset_fetch *f, int stat
 
 void spanset_hedge_won(struct spanset_io *io, struct spanset_fetch *f)
 {
-	struct hedge_read read = spanset_hedge_read(f);
+	struct hedge_read read = spanset_hedge_read(io, f);
 	catalog_count(&io->core->catalog, hedged_wins, 1);
 	if (!f->probe)
 		hedge_beaten(&io->hedge, io->core, &read, clock_now_ns());

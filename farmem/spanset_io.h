@@ -68,6 +68,8 @@ struct spanset_io {
 	uint64_t hedge_armed, hedge_ns;
 	struct hedge hedge;
 	uint8_t *fetch_buffers, *workspaces, *parity, *zeros;
+	struct spanset_split *split; /* of each fetch; NULL unless the scheme splits */
+	uint8_t *pieces;             /* likewise */
 	struct spanset_store_job job;
 	uint64_t soft_deadline_ns;
 	uint64_t stores, reads;
@@ -122,6 +124,9 @@ void spanset_fetch_wait(struct spanset_io *io, struct spanset_fetch *f, uint64_t
 /* Its CRC is right; else it is counted and said. node: whose bytes they are. */
 bool spanset_piece_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
 	const uint8_t *bytes, uint32_t node);
+/* The same of a piece of any length, and what is decoded. */
+bool spanset_bytes_good(struct spanset_io *io, const struct spanset_fetch *f, unsigned pos,
+	const struct iovec *bytes, uint32_t node);
 void spanset_direct_done(struct spanset_io *io, struct spanset_fetch *f, int status);
 /* Posts one read for these fetches, neighbours in a column; what does not go out is in trouble. */
 void spanset_post_direct(struct spanset_io *io, const uint8_t *indexes, unsigned count);
@@ -155,5 +160,26 @@ unsigned spanset_hedge_around(
 void spanset_hedge_done(struct spanset_io *io, struct spanset_fetch *f, int status);
 /* The hedge has its bytes, and the direct read has not come. */
 void spanset_hedge_won(struct spanset_io *io, struct spanset_fetch *f);
+/* It is not looked at any more. */
+void spanset_hedge_disarm(struct spanset_io *io, const struct spanset_fetch *f);
+
+/* ---- spanset_split.c: io->split != NULL ---- */
+/* 0 or -ENOMEM; nothing to do under other schemes. */
+int spanset_split_open(struct spanset_io *io) FM_MUST_USE;
+void spanset_split_close(struct spanset_io *io);
+/* True when `b` lies right behind `a` in every column. */
+bool spanset_split_adjacent(
+	struct spanset_io *io, const struct spanset_fetch *a, const struct spanset_fetch *b);
+/* Posts k reads for these fetches, neighbours; what does not go out is in trouble. */
+void spanset_split_post(struct spanset_io *io, const uint8_t *indexes, unsigned count);
+void spanset_split_done(struct spanset_io *io, struct spanset_fetch *f, unsigned pos, int status);
+/* It has waited: on with it. */
+void spanset_split_again(struct spanset_io *io, struct spanset_fetch *f);
+/* The first of the reads that are still out. */
+struct hedge_read spanset_split_late(const struct spanset_io *io, const struct spanset_fetch *f);
+/* Asks for as many others as are still out. False: there are none. */
+bool spanset_split_hurry(struct spanset_io *io, struct spanset_fetch *f);
+/* A probe has come, or has failed. */
+void spanset_split_probed(struct spanset_io *io, struct spanset_fetch *f, unsigned pos, bool came);
 
 #endif

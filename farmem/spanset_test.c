@@ -5,176 +5,7 @@
  * SIGKILL; every pattern of at most m losses must give back every byte, one more must be told.
  */
 #define TEST_MAIN_OWN
-#include "farmem/lane.h"
-#include "farmem/core_test.h"
-
-#include "base/crc.h"
-#include "farmem/hedge.h"
-#include "farmem/slow_node_test.h"
-#include "farmem/spanset.h"
-#include "rpc/fabric_node_test.h"
-
-#define NODES_MAX 12u
-#define REGION_BYTES (2u << 20)
-#define BATCH SPANSET_BATCH_PAGES
-
-static int transport;
-static struct node nodes[NODES_MAX];
-static unsigned nodes_count;
-static struct slow_node slow[NODES_MAX]; /* what stands before them, in the cases that want it */
-static struct core core;
-static struct spanset_io *io;
-static uint8_t *pages; /* BATCH of them: what was stored last */
-static struct spanset_item items[BATCH];
-
-/* ---- a cluster of k+m nodes, one group ---- */
-
-static void node_boot(unsigned i)
-{
-	struct node made = {0};
-	node_start(&made, 0);
-	nodes[i] = made;
-	struct catalog_node *n = &core.catalog.nodes[i];
-	snprintf(n->name, sizeof(n->name), "node-%u", i);
-	snprintf(n->endpoint, sizeof(n->endpoint), "%s", nodes[i].endpoint[transport]);
-	n->host = i;
-	atomic_store(&n->state, NODE_UP);
-}
-
-static void group_make(uint32_t group, unsigned k, unsigned m, unsigned first_node)
-{
-	core_test_group(&core, group, k, m, REGION_BYTES / FM_PAGE_SIZE);
-	for (unsigned pos = 0; pos < k + m; pos++) {
-		struct catalog_place *c = catalog_cur(&core.catalog.groups[group].columns[pos]);
-		c->node = (uint16_t)((first_node + pos) % nodes_count);
-		CHECK_EQ(node_reserve(&nodes[c->node], REGION_BYTES, &c->capability), 0);
-	}
-}
-
-static void io_open(void)
-{
-	struct spanset_io_options options = {.name = "test",
-		.spin_ns = 20000,
-		.fetch_deadline_ns = NS_PER_S,
-		.store_deadline_ns = 2 * NS_PER_S,
-		.stores = true,
-		.hedges = true};
-	CHECK_EQ(spanset_io_open(&core, &options, &io), 0);
-}
-
-static void begin(unsigned k, unsigned m, unsigned count)
-{
-	core_test_open(
-		&core, &(struct core_test_options){
-			       .k = k, .m = m, .records_max = 1024, .region_bytes = REGION_BYTES});
-	nodes_count = count;
-	for (unsigned i = 0; i < count; i++)
-		node_boot(i);
-	group_make(0, k, m, 0);
-	io_open();
-}
-
-static void end(void)
-{
-	spanset_io_close(io);
-	for (unsigned i = 0; i < nodes_count; i++) {
-		node_kill(&nodes[i]);
-		if (slow[i].pid > 0)
-			slow_node_stop(&slow[i]);
-	}
-	core_test_close(&core);
-}
-
-/* A shm client looks for its node's end once in a millisecond: until then the dead still answer. */
-static void lose(unsigned i)
-{
-	node_kill(&nodes[i]);
-	uint64_t until = clock_now_ns() + 2 * NS_PER_MS;
-	while (transport == NODE_SHM && clock_now_ns() < until)
-		clock_pause(until);
-}
-
-/* As the agent does it, sooner or later. */
-static void write_off(unsigned node)
-{
-	for (uint32_t g = 0; g < core.catalog.header->groups_count; g++)
-		for (unsigned pos = 0; pos < EC_N_MAX; pos++)
-			if (catalog_column_node(&core.catalog.groups[g].columns[pos]) == node)
-				atomic_store(&core.catalog.groups[g].columns[pos].lost, 1);
-	atomic_store(&core.catalog.nodes[node].state, NODE_DOWN);
-}
-
-/* ---- batches ---- */
-
-static void fill(unsigned count, uint64_t seed)
-{
-	uint64_t random = seed;
-	for (unsigned i = 0; i < count * FM_PAGE_SIZE / 8; i++)
-		((uint64_t *)(void *)pages)[i] = test_random(&random);
-	for (unsigned i = 0; i < count; i++)
-		items[i] = (struct spanset_item){
-			.page = 100 + i, .bytes = pages + (size_t)i * FM_PAGE_SIZE};
-}
-
-static int store(unsigned count, uint64_t seed)
-{
-	fill(count, seed);
-	return spanset_store(io, items, count);
-}
-
-/* On a busy machine a node may miss a deadline: the agent's word makes it good again. */
-static int store_well(unsigned count, uint64_t seed)
-{
-	uint64_t give_up = clock_now_ns() + 20 * NS_PER_S;
-	int rc;
-	while ((rc = store(count, seed)) != 0 && clock_now_ns() < give_up) {
-		for (unsigned i = 0; i < nodes_count; i++)
-			atomic_store(&core.catalog.nodes[i].state, NODE_UP);
-		clock_pause(give_up);
-	}
-	return rc;
-}
-
-static void fetch_begin(unsigned i)
-{
-	struct spanset_fetch *f =
-		spanset_fetch_begin(io, items[i].page, items[i].ssid, items[i].pos);
-	CHECK(f != NULL);
-	f->user = i;
-}
-
-/* Ends every fetch that was begun; status as wanted, and then the bytes as stored. */
-static unsigned fetch_all(unsigned count, int wanted)
-{
-	unsigned degraded = 0;
-	uint64_t give_up = clock_now_ns() + 20 * NS_PER_S;
-	spanset_fetch_submit(io);
-	for (unsigned done = 0; done < count; done++) {
-		struct spanset_fetch *f = spanset_fetch_poll(io, give_up);
-		CHECK(f != NULL);
-		CHECK_EQ(f->status, wanted);
-		if (wanted == 0)
-			CHECK(memcmp(f->bytes, items[f->user].bytes, FM_PAGE_SIZE) == 0);
-		degraded += f->was_degraded;
-		spanset_fetch_end(io, f);
-	}
-	CHECK_EQ(spanset_fetches(io), 0);
-	return degraded;
-}
-
-static unsigned fetch_batch(unsigned count, int wanted)
-{
-	for (unsigned i = 0; i < count; i++)
-		fetch_begin(i);
-	return fetch_all(count, wanted);
-}
-
-static void forget_batch(unsigned count)
-{
-	for (unsigned i = 0; i < count; i++)
-		record_clear_live(&core, items[i].ssid, items[i].pos);
-	(void)record_reclaim(&core);
-}
+#include "farmem/cluster_test.h"
 
 /* ---- cases ---- */
 
@@ -277,34 +108,6 @@ TEST(a_dead_position_still_serves_to_decode_others)
 	fetch_begin(0);
 	CHECK_EQ(fetch_all(1, 0), 1);
 	end();
-}
-
-/* Overwrites one stored slot behind everybody's back. */
-static void spoil(const struct spanset_item *item)
-{
-	struct record r = record_at(&core, item->ssid);
-	uint32_t group = record_hdr_group(record_load(r));
-	const struct catalog_place *c = catalog_cur(&core.catalog.groups[group].columns[item->pos]);
-	static uint8_t junk[FM_PAGE_SIZE];
-	struct fabric_queue_options queue_options = {.depth = 4};
-	struct fabric_completion done;
-	struct fabric_queue *queue;
-	struct fabric_region *region;
-	memset(junk, 0xee, sizeof(junk));
-	struct iovec iov = {junk, sizeof(junk)};
-	uint64_t deadline = clock_now_ns() + 5 * NS_PER_S;
-	CHECK_EQ(fabric_queue_open(&queue_options, &queue), 0);
-	CHECK_EQ(fabric_attach(queue, core.catalog.nodes[c->node].endpoint, &c->capability,
-			 deadline, &region),
-		0);
-	struct fabric_transfer t = {.offset = (uint64_t)record_slot(r, item->pos) * FM_PAGE_SIZE,
-		.iov = &iov,
-		.iov_count = 1,
-		.deadline_ns = deadline};
-	CHECK_EQ(fabric_post_write(region, &t), 0);
-	CHECK_EQ(fabric_wait(queue, &done, 1, deadline), 1);
-	CHECK_EQ(done.status, 0);
-	fabric_queue_close(queue);
 }
 
 TEST(bytes_that_changed_at_the_node_are_an_erasure_counted_and_decoded_around)
@@ -420,73 +223,6 @@ TEST(a_restarted_node_refuses_the_old_capability_and_its_column_is_read_around)
 }
 
 /* ---- slow nodes ---- */
-
-#define SLOW_NS (60 * NS_PER_MS) /* far above what a busy machine makes of a read */
-
-static uint64_t stat_of(const _Atomic uint64_t *counter)
-{
-	return atomic_load(counter);
-}
-#define STAT(name) stat_of(&core.catalog.stats->name)
-
-/* Reads one page as a fault does; returns what it took. */
-static uint64_t fault(unsigned i)
-{
-	uint64_t begun = clock_now_ns();
-	struct spanset_fetch *f =
-		spanset_fetch_begin(io, items[i].page, items[i].ssid, items[i].pos);
-	CHECK(f != NULL);
-	f->user = i;
-	f->demand = true;
-	CHECK_EQ(fetch_all(1, 0), 0);
-	return clock_now_ns() - begun;
-}
-
-/* The index-th item of a position. */
-static unsigned item_at(unsigned pos, unsigned index)
-{
-	for (unsigned i = 0; i < BATCH; i++)
-		if (items[i].pos == pos && index-- == 0)
-			return i;
-	CHECK(false);
-	return 0;
-}
-
-/* A cluster whose nodes can be made slow, a batch on it, and latencies learned. */
-static void begin_slow(unsigned count)
-{
-	if (transport == NODE_SHM)
-		TEST_SKIP("a read over shm waits for nobody");
-	core_test_open(
-		&core, &(struct core_test_options){
-			       .k = 4, .m = 2, .records_max = 1024, .region_bytes = REGION_BYTES});
-	nodes_count = count;
-	for (unsigned i = 0; i < count; i++) {
-		node_boot(i);
-		slow_node_start(&slow[i], nodes[i].port);
-		snprintf(core.catalog.nodes[i].endpoint, sizeof(core.catalog.nodes[i].endpoint),
-			"tcp:127.0.0.1:%u", slow[i].port);
-	}
-	group_make(0, 4, 2, 0);
-	io_open();
-	CHECK_EQ(store_well(BATCH, 90), 0);
-	for (unsigned round = 0; round < 4; round++)
-		for (unsigned i = 0; i < BATCH; i++)
-			(void)fault(i);
-	/* On a busy machine some of these were late. */
-	while (spanset_lingering(io) > 0)
-		CHECK(spanset_fetch_poll(io, clock_now_ns() + NS_PER_S) == NULL);
-}
-
-static void slow_down(unsigned node, uint64_t delay_ns)
-{
-	atomic_store(slow[node].delay_ns, delay_ns);
-}
-
-static bool is_slow(unsigned node)
-{
-	return hedge_node_slow(&core, node);
-}
 
 TEST(a_late_read_gets_a_hedge_which_wins)
 {
@@ -657,19 +393,6 @@ TEST(a_store_prefers_a_group_without_a_slow_node)
 	end();
 }
 
-int main(int argc, char **argv)
-{
-	if (argc < 2 || (strcmp(argv[1], "shm") != 0 && strcmp(argv[1], "tcp") != 0)) {
-		printf("usage: spanset_test shm|tcp [WORD]\n");
-		return 2;
-	}
-	transport = strcmp(argv[1], "tcp") == 0 ? NODE_TCP : NODE_SHM;
-	signal(SIGPIPE, SIG_IGN);
-	log_set_level(LOG_ERROR);
-	pages = calloc(BATCH, FM_PAGE_SIZE);
-	return test_main(argc - 1, argv + 1);
-}
-
 /* Reads pages whose column is lost; returns what the quickest of three took: this machine has other
  * things to do as well. */
 static uint64_t fetch_around(unsigned first)
@@ -700,4 +423,9 @@ TEST(a_degraded_read_asks_a_busy_node_only_when_it_must)
 	write_off(3);
 	CHECK_LE(SLOW_NS, fetch_around(6));
 	end();
+}
+
+int main(int argc, char **argv)
+{
+	return cluster_main(argc, argv);
 }

@@ -9,13 +9,16 @@ foreach(noun span record slot epoch gate clean catalog hedge)
 endforeach()
 
 # On real memory nodes in other processes, on both fabrics.
-add_executable(spanset_test spanset_test.c)
-target_link_libraries(spanset_test PRIVATE fm_runtime fm_memnode fm_ec fm_fabric fm_base)
-set_target_properties(spanset_test PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-foreach(fabric shm tcp)
-	add_test(NAME spanset_test@${fabric} COMMAND spanset_test ${fabric})
-	set_tests_properties(spanset_test@${fabric} PROPERTIES
-		LABELS fabric TIMEOUT 180 SKIP_RETURN_CODE 77)
+foreach(noun spanset scheme)
+	add_executable(${noun}_test ${noun}_test.c)
+	target_link_libraries(${noun}_test PRIVATE fm_runtime fm_memnode fm_ec fm_fabric fm_base)
+	set_target_properties(${noun}_test PROPERTIES
+		RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+	foreach(fabric shm tcp)
+		add_test(NAME ${noun}_test@${fabric} COMMAND ${noun}_test ${fabric})
+		set_tests_properties(${noun}_test@${fabric} PROPERTIES
+			LABELS fabric TIMEOUT 180 SKIP_RETURN_CODE 77)
+	endforeach()
 endforeach()
 
 # The real kernel's page tables; 77 with a reason where there is no userfaultfd.

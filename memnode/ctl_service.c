@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "health.pb-c.h"
 #include "memnode.pb-c.h"
+#include "memnode/ctl_merge.h"
 #include "memnode/ctl_offload.h"
 
 void ctl_service_open(struct ctl_service *service, const struct ctl_service_options *options)
@@ -79,7 +80,11 @@ static void service_load(struct ctl_service *service, Farmem__V1__Load *load)
 		atomic_load_explicit(&service->calls_running, memory_order_relaxed) +
 		atomic_load_explicit(&service->reserves_running, memory_order_relaxed);
 	load->draining = atomic_load(&service->draining);
-	load->rebuilds = offload_rebuilds(service->options.offload);
+	struct offload_load offload;
+	offload_load(service->options.offload, &offload);
+	load->rebuilds = offload.rebuilds;
+	load->merges = offload.merges;
+	load->merge_sent_bytes = offload.merge_sent_bytes;
 }
 
 /* ---- Reserve ---- */
@@ -186,6 +191,9 @@ static int handle_release(
 	if (error == 0) {
 		Farmem__V1__ReleaseReply answer = FARMEM__V1__RELEASE_REPLY__INIT;
 		lease_list_apply(&list, service->options.table, lease_release);
+		for (size_t i = 0; i < list.count; i++)
+			merge_table_forget(offload_merges(service->options.offload),
+				list.capabilities[i].lease);
 		answer.n_statuses = list.count;
 		answer.statuses = list.statuses;
 		error = ctl_reply_message(reply, &answer.base);
@@ -236,6 +244,7 @@ static int fence_checked(struct ctl_service *service, const Farmem__V1__FenceReq
 		return denied(reply);
 	if (error != 0)
 		return ctl_reply_error(reply, error, "the fence failed");
+	merge_table_forget(offload_merges(service->options.offload), capability.lease);
 	Farmem__V1__Capability message;
 	Farmem__V1__FenceReply answer = FARMEM__V1__FENCE_REPLY__INIT;
 	ctl_capability_to_message(&renewed, &message);
@@ -315,6 +324,11 @@ const struct ctl_method *ctl_service_methods(unsigned *count)
 		{CTL_METHOD_REBUILD, ctl_offload_rebuild},
 		{CTL_METHOD_CHECKSUM, ctl_offload_checksum},
 		{CTL_METHOD_HEALTH, handle_health},
+		{CTL_METHOD_MERGE_BEGIN, ctl_handle_merge_begin},
+		{CTL_METHOD_MERGE_SEND, ctl_handle_merge_send},
+		{CTL_METHOD_MERGE_PARTIAL, ctl_handle_merge_partial},
+		{CTL_METHOD_MERGE_PREPARE, ctl_handle_merge_prepare},
+		{CTL_METHOD_MERGE_END, ctl_handle_merge_end},
 	};
 	*count = FM_ARRAY_COUNT(methods);
 	return methods;

@@ -1,6 +1,6 @@
 # memnode/daemon.cmake: the daemon and its control plane. Included by memnode/CMakeLists.txt, which makes
 # fm_memnode (leases, regions, data servers).
-fm_room(memnode_ctl SOURCES ctl_service.c ctl_offload.c daemon_options.c machine.c
+fm_room(memnode_ctl SOURCES ctl_service.c ctl_offload.c ctl_merge.c daemon_options.c machine.c
 	DEPS memnode_offload memnode ctl base)
 fm_room(memnode_load SOURCES node_load.c DEPS memnode_ctl memnode lb_probe ctl base)
 fm_program(farmem-memnode SOURCES main.c DEPS memnode_load memnode_ctl memnode ctl base)
@@ -8,7 +8,7 @@ fm_program(farmem-memnode SOURCES main.c DEPS memnode_load memnode_ctl memnode c
 fm_test(ctl_service_test SOURCES ctl_service_test.c DEPS memnode_ctl ctl base)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the handlers once more, so that the fuzzer sees their branches
-	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c ctl_service.c ctl_offload.c
+	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c ctl_service.c ctl_offload.c ctl_merge.c
 		DEPS memnode_offload memnode ctl base LABELS fuzz
 		ARGS -runs=20000 -max_len=4096 -seed=1)
 	target_compile_definitions(ctl_service_fuzz PRIVATE FUZZ_BY_LIBFUZZER)

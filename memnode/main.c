@@ -44,7 +44,7 @@
 
 #define RESERVES_MAX 6
 /* Handlers that may be long: reserving, offload. The rest is for keepalives and their like. */
-#define CTL_THREADS (RESERVES_MAX + OFFLOAD_CALLS_MAX + 4)
+#define CTL_THREADS (RESERVES_MAX + OFFLOAD_WORKERS + 4)
 #define CTL_REQUEST_BYTES_MAX (1u << 20) /* 4096 spansets from 16 sources */
 #define TICK_NS NS_PER_S
 #define DRAIN_TICK_NS (100 * NS_PER_MS)
@@ -234,10 +234,18 @@ static int daemon_listen(struct daemon *daemon)
 	return 0;
 }
 
+static bool daemon_is_serving(void *context)
+{
+	struct data_load load;
+	data_server_load(context, &load);
+	return load.in_flight != 0;
+}
+
 static int daemon_open_offload(struct daemon *daemon)
 {
-	struct offload_options options = {
-		.leases = daemon->leases, .nice = (int)daemon->options.offload_nice};
+	struct offload_options options = {.leases = daemon->leases,
+		.nice = (int)daemon->options.offload_nice,
+		.merge_way = {daemon_is_serving, daemon->data}};
 	int error = offload_open(&options, &daemon->offload);
 	return error == 0 ? 0 : failed(daemon, error, "offload threads: %s", strerror(-error));
 }
@@ -428,6 +436,7 @@ static const char *daemon_loop(struct daemon *daemon)
 		uint64_t now_ns = clock_now_ns();
 		if (now_ns >= tick_ns) {
 			lease_table_tick(daemon->leases, now_ns);
+			offload_tick(daemon->offload, now_ns);
 			if (daemon_has_drained(daemon, now_ns))
 				return "drained";
 			tick_ns = now_ns + (daemon->drain_until_ns != 0 ? DRAIN_TICK_NS : TICK_NS);

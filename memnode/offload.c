@@ -1,12 +1,13 @@
 /*
- * memnode/offload.c: the workers; see offload.h. What they do is rebuild.c's, and checksum_run
- * here.
+ * memnode/offload.c: the workers; see offload.h. What they do is rebuild.c's, merge.c's,
+ * merge_send.c's, and checksum_run here.
  *
  * Invariants
  *   1. A worker has at most one job; a job that is given to a worker is finished by it, whatever
  *      happens, and its caller waits for that: jobs live on their callers' stacks.
- *   2. Nothing is done for more than OFFLOAD_CALLS_MAX callers at once; the next one is told so
- *      and waits for nothing.
+ *   2. Nothing is done for more than OFFLOAD_CALLS_MAX callers of Rebuild and Checksum and
+ *      OFFLOAD_MERGES_MAX of MergeSend and MergePrepare at once; the next one is told so and waits
+ *      for nothing. So there is always an idle worker for whom these let in.
  *   3. A kit (memory, connections) belongs to its worker's thread, and is given back when the
  *      worker has had nothing to do for OFFLOAD_LINGER_NS.
  *
@@ -27,13 +28,15 @@
 #include "base/crc.h"
 #include "base/fault_point.h"
 #include "base/log.h"
+#include "memnode/merge.h"
 #include "memnode/rebuild.h"
+#include "rpc/ctl_client.h"
 
 #define OFFLOAD_LINGER_NS (2 * NS_PER_S)
 #define CHECKSUM_RUN_SLOTS 64u /* read at once */
 FM_BUILD_ASSERT(CHECKSUM_RUN_SLOTS *FM_PAGE_SIZE <= REBUILD_MEMORY_BYTES, "a run fits a kit");
 
-enum job_kind { JOB_REBUILD, JOB_CHECKSUM };
+enum job_kind { JOB_REBUILD, JOB_CHECKSUM, JOB_MERGE_SEND, JOB_MERGE_PREPARE, JOB_KINDS };
 
 struct job {
 	enum job_kind kind;
@@ -45,6 +48,12 @@ struct job {
 	const uint32_t *slots;
 	uint32_t *crcs;
 	uint32_t count;
+	/* merges */
+	const struct ctl_merge_send *send;
+	uint8_t *deltas;
+	struct ctl_merge_sent *sent;
+	uint64_t txid;
+	struct ctl_merge_prepared *prepared;
 };
 
 struct worker {
@@ -52,14 +61,18 @@ struct worker {
 	pthread_t thread;
 	struct job *job; /* NULL: idle */
 	struct rebuild_kit kit;
+	struct ctl_queue *calls; /* of partials it sends; NULL until there are any */
 };
 
 struct offload {
 	struct offload_options options;
 	struct rebuild_stop stop;
 	unsigned workers_count;
-	unsigned running[2]; /* jobs of each kind */
-	struct worker workers[OFFLOAD_CALLS_MAX];
+	unsigned running[JOB_KINDS]; /* jobs of each kind */
+	struct merge_table *merges;
+	struct merge_clients *clients;
+	_Atomic uint64_t merge_sent_bytes;
+	struct worker workers[OFFLOAD_WORKERS];
 };
 
 /* ---- Checksum ---- */
@@ -104,16 +117,48 @@ static int checksum_run(struct offload *offload, const struct job *job, uint8_t 
 	return error;
 }
 
+/* ---- merges ---- */
+
+static int send_run(struct worker *worker, struct job *job)
+{
+	struct offload *offload = worker->offload;
+	const struct merge_sending sending = {.request = job->send,
+		.leases = offload->options.leases,
+		.clients = offload->clients,
+		.way = offload->options.merge_way,
+		.stop = &offload->stop,
+		.memory = worker->kit.memory,
+		.queue = &worker->calls,
+		.deltas = job->deltas};
+	int error = merge_send_run(&sending, job->sent);
+	atomic_fetch_add_explicit(
+		&offload->merge_sent_bytes, job->sent->sent_bytes, memory_order_relaxed);
+	return error;
+}
+
+static int prepare_run(struct offload *offload, struct job *job)
+{
+	const struct merge_preparing preparing = {.txid = job->txid,
+		.target = *job->capability,
+		.way = offload->options.merge_way,
+		.stop = &offload->stop};
+	return merge_prepare(offload->merges, &preparing, job->prepared, &job->count);
+}
+
 /* ---- workers ---- */
 
 static int job_run(struct worker *worker, struct job *job)
 {
 	struct offload *offload = worker->offload;
+	if (job->kind == JOB_MERGE_PREPARE)
+		return prepare_run(offload, job);
 	int error = rebuild_kit_open(&worker->kit);
 	if (error)
 		return -ENOMEM;
 	if (job->kind == JOB_CHECKSUM)
 		return checksum_run(offload, job, worker->kit.memory);
+	if (job->kind == JOB_MERGE_SEND)
+		return send_run(worker, job);
 	return rebuild_run(
 		&worker->kit, offload->options.leases, &offload->stop, job->request, job->rebuilt);
 }
@@ -174,6 +219,7 @@ static void *worker_main(void *argument)
 	}
 	pthread_mutex_unlock(&offload->stop.mutex);
 	rebuild_kit_close(&worker->kit);
+	ctl_queue_close(worker->calls);
 	return NULL;
 }
 
@@ -185,15 +231,18 @@ int offload_open(const struct offload_options *options, struct offload **out)
 		return -ENOMEM;
 	offload->options = *options;
 	rebuild_stop_open(&offload->stop);
-	for (unsigned i = 0; i < OFFLOAD_CALLS_MAX; i++) {
+	int error = merge_table_open(options->leases, &offload->merges);
+	if (!error)
+		error = merge_clients_open(&offload->clients);
+	for (unsigned i = 0; i < OFFLOAD_WORKERS && !error; i++) {
 		struct worker *worker = &offload->workers[i];
 		worker->offload = offload;
-		int error = pthread_create(&worker->thread, NULL, worker_main, worker);
-		if (error) {
-			offload_close(offload);
-			return -error;
-		}
-		offload->workers_count++;
+		error = -pthread_create(&worker->thread, NULL, worker_main, worker);
+		offload->workers_count += !error;
+	}
+	if (error) {
+		offload_close(offload);
+		return error;
 	}
 	*out = offload;
 	return 0;
@@ -212,20 +261,31 @@ void offload_close(struct offload *offload)
 	offload_stop(offload);
 	for (unsigned i = 0; i < offload->workers_count; i++)
 		pthread_join(offload->workers[i].thread, NULL);
+	merge_clients_close(offload->clients);
+	merge_table_close(offload->merges);
 	rebuild_stop_close(&offload->stop);
 	free(offload);
 }
 
 /* ---- callers ---- */
 
+static bool job_is_one_too_many(const struct offload *offload, enum job_kind kind)
+{
+	const unsigned *running = offload->running;
+	if (kind == JOB_MERGE_SEND || kind == JOB_MERGE_PREPARE)
+		return running[JOB_MERGE_SEND] + running[JOB_MERGE_PREPARE] >= OFFLOAD_MERGES_MAX;
+	return (kind == JOB_CHECKSUM && running[JOB_CHECKSUM] >= OFFLOAD_CHECKSUMS_MAX) ||
+	       running[JOB_REBUILD] + running[JOB_CHECKSUM] >= OFFLOAD_CALLS_MAX;
+}
+
 /* Gives the job to the first idle worker: the one whose connections are most likely still there. */
 static int job_give(struct offload *offload, struct job *job)
 {
 	if (atomic_load(&offload->stop.stopping))
 		return -EAGAIN;
-	if (job->kind == JOB_CHECKSUM && offload->running[JOB_CHECKSUM] >= OFFLOAD_CHECKSUMS_MAX)
+	if (job_is_one_too_many(offload, job->kind))
 		return -ENOMEM;
-	for (unsigned i = 0; i < OFFLOAD_CALLS_MAX; i++) {
+	for (unsigned i = 0; i < OFFLOAD_WORKERS; i++) {
 		struct worker *worker = &offload->workers[i];
 		if (worker->job)
 			continue;
@@ -264,6 +324,48 @@ int offload_checksum(struct offload *offload, const struct fabric_capability *ca
 		.count = count,
 		.crcs = crcs};
 	return offload_do(offload, &job);
+}
+
+int offload_merge_send(struct offload *offload, const struct ctl_merge_send *request,
+	uint8_t *deltas, struct ctl_merge_sent *sent)
+{
+	struct job job = {.kind = JOB_MERGE_SEND, .send = request, .deltas = deltas, .sent = sent};
+	FM_ASSERT(merge_send_fault(request) == NULL);
+	FM_ASSERT_EQ(deltas != NULL, request->targets_count == 0);
+	return offload_do(offload, &job);
+}
+
+int offload_merge_prepare(struct offload *offload, uint64_t txid,
+	const struct fabric_capability *target, struct ctl_merge_prepared *prepared,
+	uint32_t *count)
+{
+	struct job job = {.kind = JOB_MERGE_PREPARE,
+		.txid = txid,
+		.capability = target,
+		.prepared = prepared};
+	int error = offload_do(offload, &job);
+	*count = job.count;
+	return error;
+}
+
+struct merge_table *offload_merges(struct offload *offload)
+{
+	return offload->merges;
+}
+
+void offload_tick(struct offload *offload, uint64_t now_ns)
+{
+	merge_table_tick(offload->merges, now_ns);
+}
+
+void offload_load(struct offload *offload, struct offload_load *load)
+{
+	struct merge_usage usage;
+	merge_table_usage(offload->merges, &usage);
+	load->rebuilds = offload_rebuilds(offload);
+	load->merges = usage.open_count;
+	load->merge_sent_bytes =
+		atomic_load_explicit(&offload->merge_sent_bytes, memory_order_relaxed);
 }
 
 uint32_t offload_rebuilds(struct offload *offload)

@@ -30,6 +30,7 @@
 #include "base/mem.h"
 #include "farmem/farmem.h"
 #include "farmem/mmap.h"
+#include "farmem/permitted.h"
 #include "farmem/record.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
@@ -69,19 +70,25 @@ int runtime_thread_start(void *(*run)(void *), void *argument)
 	if (stack == NULL)
 		return -ENOMEM;
 	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int rc = permitted_thread();
+	if (rc != 0) {
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+		mem_unmap(stack, RUNTIME_STACK_BYTES);
+		return rc;
+	}
 	pthread_attr_init(&attributes);
 	pthread_attr_setstack(&attributes, stack, RUNTIME_STACK_BYTES);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
 	bool ours = runtime_thread_is_ours;
 	runtime_thread_is_ours = true;
-	int rc = pthread_create(&thread, &attributes, run, argument);
+	rc = -pthread_create(&thread, &attributes, run, argument);
 	runtime_thread_is_ours = ours;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);
 	if (rc != 0)
 		mem_unmap(stack, RUNTIME_STACK_BYTES);
-	return -rc;
+	return rc;
 }
 
 static void runtime_set_state(struct runtime *rt, enum runtime_state state)
@@ -402,10 +409,15 @@ void runtime_start(struct runtime *rt)
 	uint32_t idle = RUNTIME_IDLE;
 	if (!atomic_compare_exchange_strong(&rt->state, &idle, RUNTIME_STARTING))
 		return;
-	if (runtime_thread_start(runtime_main, rt) != 0) {
-		log_error("cannot start a thread, memory stays local");
+	const char *refused = permitted_calls();
+	if (refused != NULL)
+		log_error("a seccomp filter refuses %s, which far memory needs: memory stays local",
+			refused);
+	int rc = refused != NULL ? -EPERM : runtime_thread_start(runtime_main, rt);
+	if (rc != 0 && refused == NULL)
+		log_error("cannot start a thread (%s), memory stays local", strerrordesc_np(-rc));
+	if (rc != 0)
 		runtime_set_state(rt, RUNTIME_OFF);
-	}
 }
 
 /* Paths mean what they meant at the start, wherever the program goes. 0 or -ENAMETOOLONG. */

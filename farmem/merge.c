@@ -85,7 +85,7 @@ static bool merge_possible(const struct merge_job *job)
 static void merge_begin(struct merge_job *job)
 {
 	bool possible = merge_possible(job);
-	for (unsigned i = 0; possible && i < job->merge->count; i++)
+	for (unsigned i = 0; i < FM_MIN(job->merge->count, (uint32_t)CATALOG_MERGE_PAIRS); i++)
 		job->merge->pairs[i].n = CATALOG_NO_RECORD;
 	merge_enter(job, possible ? MERGE_CLAIMING : MERGE_FREE);
 	*job->left = 0;

@@ -9,7 +9,7 @@ foreach(noun span record slot epoch gate clean catalog hedge)
 endforeach()
 
 # On real memory nodes in other processes, on both fabrics.
-foreach(noun spanset scheme)
+foreach(noun spanset scheme merge merge_storm)
 	add_executable(${noun}_test ${noun}_test.c)
 	target_link_libraries(${noun}_test PRIVATE fm_runtime fm_memnode fm_ec fm_fabric fm_base)
 	set_target_properties(${noun}_test PROPERTIES

@@ -169,6 +169,7 @@ static void agent_link_message(struct runtime *rt, const struct mailbox_message 
 {
 	switch (m->kind) {
 	case MAILBOX_WELCOME:
+		rt->agent_met = true;
 		agent_link_found(rt);
 		break;
 	case MAILBOX_NOTICE:

@@ -41,6 +41,8 @@
 #define RUNTIME_STAGING_MIN 1024u         /* slots */
 #define RUNTIME_STAGING_MAX 16384u
 #define RUNTIME_TURN_MS 50
+#define RUNTIME_MEET_NS                                                                            \
+	(20 * NS_PER_S) /* the agent welcomes us within so long, or is not to be had */
 #define RUNTIME_EVICT_IDLE_NS (20 * NS_PER_MS)
 #define RUNTIME_RECORDS_PER_PAGE 1u /* worst case: every spanset holds one live page */
 #define RUNTIME_RECORDS_MAX (1u << 28)
@@ -382,18 +384,23 @@ static FM_NORETURN void runtime_rest(void)
 static void *runtime_main(void *argument)
 {
 	struct runtime *rt = argument;
-	uint64_t next_measure = 0;
+	uint64_t next_measure = 0, begun_ns = clock_now_ns();
 	runtime_thread_begin("farmem");
 	if (runtime_build(rt) != 0) {
 		runtime_set_state(rt, RUNTIME_OFF);
 		runtime_rest();
 	}
 	runtime_set_state(rt, RUNTIME_READY);
-	if (agent_link_open(rt) != 0)
+	bool alone = agent_link_open(rt) != 0;
+	if (alone)
 		runtime_stay_local(rt);
 	for (;;) {
 		agent_link_turn(rt, RUNTIME_TURN_MS);
 		uint64_t now = clock_now_ns();
+		if (!alone && !rt->agent_met && now - begun_ns > RUNTIME_MEET_NS) {
+			alone = true;
+			runtime_stay_local(rt);
+		}
 		if (now >= next_measure && runtime_running(rt)) {
 			range_measure_fresh(&rt->range);
 			next_measure = clock_now_ns() + 20 * (clock_now_ns() - now);

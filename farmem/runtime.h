@@ -98,6 +98,7 @@ struct runtime {
 	uint64_t agent_lost_ns, agent_retry_ns;
 	uint32_t agent_tries;
 	bool agent_missed; /* the user was told */
+	bool agent_met;    /* it said WELCOME once */
 	int event;         /* eventfd that wakes the main thread */
 	_Atomic uint64_t suspects[CATALOG_NODES_MAX / 64];
 	_Atomic uint32_t wanted_told;

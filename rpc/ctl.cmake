@@ -27,3 +27,4 @@ fm_room(ctl SOURCES ctl_library.c ctl_server.c ctl_client.c ctl_memnode.c ctl_me
 fm_test(ctl_test SOURCES ctl_test.c DEPS ctl base)
 fm_test(ctl_orca_test SOURCES ctl_orca_test.c DEPS ctl base LABELS unit)
 fm_test(ctl_memnode_test SOURCES ctl_memnode_test.c DEPS ctl base LABELS unit)
+fm_test(ctl_merge_test SOURCES ctl_merge_test.c DEPS ctl base LABELS unit)

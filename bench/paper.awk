@@ -66,8 +66,10 @@ function far_of(scheme, point,    used, kept, copies) {
 	copies = scheme == "replicate" ? 3 : scheme == "split" ? 1.5 : 1
 	return used - kept * copies
 }
-function far_ratio(scheme, point) { return ratio(far_of(scheme, point), far_of("none", point)) }
-function far_all(scheme, point) { return ratio(median(scheme, point, "slots_used_bytes"), far_of("none", point)) }
+# What none holds; nothing to be compared with where almost all is near.
+function far_base(point,    x) { x = far_of("none", point); return x >= 1048576 ? x : "" }
+function far_ratio(scheme, point) { return ratio(far_of(scheme, point), far_base(point)) }
+function far_all(scheme, point) { return ratio(median(scheme, point, "slots_used_bytes"), far_base(point)) }
 function against_none(scheme, point, key) { return ratio(median(scheme, point, key), median("none", point, key)) }
 
 BEGIN {
@@ -290,6 +292,7 @@ function micro_far(    i, s, a, b) {
 		judge("1. far memory, batch-remote, " b, far_ratio("batch-remote", s), "at most", 1.6)
 		judge("1. far memory, batch-local, " b, far_ratio("batch-local", s), "at most", 2.0)
 	}
+	judge("1. peak throughput, batch-local of none's (the paper's)", against_none("batch-local", "peak", "ops_per_s"), "at least", 0.77)
 	judge("1. throughput with compaction of that without, --retain 0", \
 		ratio(median("batch-remote", "bare", "ops_per_s"), median("batch-off", "bare", "ops_per_s")), "at least", 0.95)
 }
@@ -428,7 +431,7 @@ function swapin(    i, k, n, keys_of, s, line) {
 	n = split("p10 p25 p50 p75 p90 p95 p99 p99_9", keys_of, " ")
 	split("10 25 50 75 90 95 99 99.9", quantile, " ")
 	for (i = 1; i <= 2; i++) {
-		s = i == 1 ? "compaction-off" : "compaction-on"
+		s = i == 1 ? "batch-off" : "batch-remote"
 		line = "| " (i == 1 ? "off" : "full speed") " | " shown(median(s, "load", "ops_per_s") / 1e3, "%.1f")
 		for (k = 1; k <= n; k++) {
 			line = line " | " shown(median(s, "load", "fault_" keys_of[k] "_ns") / 1e3, "%.1f")
@@ -438,9 +441,9 @@ function swapin(    i, k, n, keys_of, s, line) {
 			shown(median(s, "load", "slots_used_bytes") / 1048576, "%.0f") " |")
 	}
 	judge("4. throughput with compaction at full speed, of that without", \
-		ratio(median("compaction-on", "load", "ops_per_s"), median("compaction-off", "load", "ops_per_s")), "at least", 0.95)
+		ratio(median("batch-remote", "load", "ops_per_s"), median("batch-off", "load", "ops_per_s")), "at least", 0.95)
 	judge("4. swap-in p99 with compaction at full speed, of that without", \
-		ratio(median("compaction-on", "load", "fault_p99_ns"), median("compaction-off", "load", "fault_p99_ns")), "at most", 1.10)
+		ratio(median("batch-remote", "load", "fault_p99_ns"), median("batch-off", "load", "fault_p99_ns")), "at most", 1.10)
 	draw("percentile", "swap-in, us")
 }
 

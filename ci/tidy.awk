@@ -101,8 +101,8 @@ function check_include(line,    file, target)
 {
 	if (line ~ /<grpc/ && path !~ /^rpc\/ctl_[^\/]*$/)
 		say(FNR, "<grpc/...> is included by rpc/ctl_* only")
-	if (line ~ /<infiniband\// && path != "rpc/fabric_verbs.c")
-		say(FNR, "<infiniband/...> is included by rpc/fabric_verbs.c only")
+	if (line ~ /<(infiniband|rdma)\// && path !~ /^(rpc\/fabric_verbs|memnode\/data_verbs)[^\/]*$/)
+		say(FNR, "<infiniband/...> is included by rpc/fabric_verbs* and memnode/data_verbs* only")
 	if (line !~ /^#[ \t]*include[ \t]*"/)
 		return
 	file = line

@@ -97,6 +97,10 @@ struct lease_table {
 	bool ending;
 	bool said_no_huge;
 	bool huge_in_force;
+	/* See lease_table_on_cut. */
+	lease_cut *cut;
+	void *cut_context;
+	unsigned cuts_count; /* under way */
 	struct lease leases[LEASES_MAX];
 };
 
@@ -150,6 +154,16 @@ void lease_table_share(struct lease_table *table)
 	atomic_store(&table->shared, true);
 }
 
+void lease_table_on_cut(struct lease_table *table, lease_cut *cut, void *context)
+{
+	pthread_mutex_lock(&table->mutex);
+	table->cut = cut;
+	table->cut_context = context;
+	while (table->cuts_count)
+		pthread_cond_wait(&table->changed, &table->mutex);
+	pthread_mutex_unlock(&table->mutex);
+}
+
 uint64_t lease_table_incarnation(const struct lease_table *table)
 {
 	return table->incarnation;
@@ -178,6 +192,22 @@ static void gate_close(struct lease *lease)
 	atomic_fetch_and(&lease->gate, ~GATE_OPEN);
 	while (atomic_load(&lease->gate) & GATE_REFERENCES)
 		pthread_cond_wait(&lease->table->changed, &lease->table->mutex);
+}
+
+/* Ends what reaches the memory without a reference. The gate is closed; the mutex is held, and let
+ * go meanwhile. */
+static void lease_cut_off(struct lease_table *table, const struct lease *lease)
+{
+	lease_cut *cut = table->cut;
+	void *context = table->cut_context;
+	if (!cut)
+		return;
+	table->cuts_count++;
+	pthread_mutex_unlock(&table->mutex);
+	cut(context, (uint32_t)(lease - table->leases));
+	pthread_mutex_lock(&table->mutex);
+	table->cuts_count--;
+	pthread_cond_broadcast(&table->changed);
 }
 
 bool lease_enter(struct lease *lease, uint32_t epoch)
@@ -455,6 +485,7 @@ static void lease_revoke(struct lease_table *table, struct lease *lease)
 {
 	lease->state = LEASE_REVOKING;
 	gate_close(lease);
+	lease_cut_off(table, lease);
 	struct region region = lease->region;
 	const uint64_t bytes = region.bytes;
 	pthread_mutex_unlock(&table->mutex);
@@ -497,6 +528,7 @@ int lease_fence(struct lease_table *table, const struct fabric_capability *capab
 	}
 	lease->busy = true;
 	gate_close(lease);
+	lease_cut_off(table, lease);
 	if (atomic_load(&lease->shared)) {
 		struct region region = lease->region;
 		pthread_mutex_unlock(&table->mutex);

@@ -47,6 +47,14 @@ void lease_table_close(struct lease_table *table);
  * work on it. Called by a data server that opens a unix socket, before the first reserve.
  */
 void lease_table_share(struct lease_table *table);
+/*
+ * Whoever has connections that reach a lease's memory without taking a reference (RDMA): called
+ * with the lease's place (its capability's `region`) before its memory goes, or a fence is
+ * answered; when it returns, nothing can touch that memory. No lock is held, no reference is out,
+ * none is given until then. One at a time; NULL: none, and when this returns no call is under way.
+ */
+typedef void lease_cut(void *context, uint32_t place);
+void lease_table_on_cut(struct lease_table *table, lease_cut *cut, void *context);
 uint64_t lease_table_incarnation(const struct lease_table *table);
 void lease_table_usage(struct lease_table *table, struct lease_usage *usage);
 

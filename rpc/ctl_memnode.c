@@ -305,6 +305,7 @@ int ctl_pack_rebuild(const struct ctl_rebuild *rebuild, struct ctl_packed *packe
 	request.sources = pointers;
 	request.n_sources = rebuild->sources_count;
 	request.rate_bytes_per_s = rebuild->rate_bytes_per_s;
+	request.piece_bytes = rebuild->piece_bytes;
 	request.spansets.len = pieces_count * sizeof(struct ctl_piece);
 	request.spansets.data =
 		ctl_pack_numbers((const uint32_t *)rebuild->pieces, pieces_count * 2);

@@ -58,7 +58,9 @@ struct ctl_load {
 #define CTL_REBUILD_NS (15 * NS_PER_S)
 #define CTL_CHECKSUM_MAX 16384 /* slots in one Checksum */
 
-/* A slot and the CRC32C of its 4 KiB. */
+#define CTL_PIECE_MIN 256u /* a page split in 16 */
+
+/* A slot and the CRC32C of its bytes. */
 struct ctl_piece {
 	uint32_t slot, crc;
 };
@@ -78,6 +80,7 @@ struct ctl_rebuild {
 	/* count times: target's piece, then one for each source; stride 1 + sources_count */
 	const struct ctl_piece *pieces;
 	uint64_t rate_bytes_per_s;
+	uint32_t piece_bytes; /* of a slot: CTL_PIECE_MIN..FM_PAGE_SIZE; 0: FM_PAGE_SIZE */
 };
 
 enum ctl_rebuild_outcome {

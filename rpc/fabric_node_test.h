@@ -20,12 +20,20 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "memnode/data_server.h"
+#include "memnode/data_verbs.h"
 #include "memnode/lease.h"
 #include "rpc/fabric.h"
 
 #define NODE_PEEK_BYTES 4096u
 
-enum node_command { NODE_RESERVE, NODE_RELEASE, NODE_FENCE, NODE_PEEK, NODE_STATS };
+enum node_command {
+	NODE_RESERVE,
+	NODE_RELEASE,
+	NODE_FENCE,
+	NODE_PEEK,
+	NODE_STATS,
+	NODE_VERBS_STATS
+};
 
 struct node_request {
 	enum node_command command;
@@ -37,6 +45,7 @@ struct node_answer {
 	int status;
 	struct fabric_capability capability;
 	struct data_server_stats stats;
+	struct data_verbs_stats verbs;
 	uint8_t bytes[NODE_PEEK_BYTES];
 };
 
@@ -45,13 +54,53 @@ struct node {
 	int pair;
 	uint16_t port;
 	char path[64];
-	char endpoint[2][FABRIC_ENDPOINT_MAX]; /* shm, tcp */
+	char verbs[DATA_VERBS_ADDRESS_BYTES];  /* where it listens; empty: nowhere */
+	char endpoint[3][FABRIC_ENDPOINT_MAX]; /* shm, tcp, verbs */
 };
 
-enum { NODE_SHM = 0, NODE_TCP = 1 };
+enum { NODE_SHM = 0, NODE_TCP = 1, NODE_VERBS = 2 };
+
+/* What a node that has come up says. */
+struct node_ready {
+	uint16_t port;
+	char verbs[DATA_VERBS_ADDRESS_BYTES];
+};
+
+/* -1: none of them. */
+static inline int node_transport(const char *word)
+{
+	static const char *const words[] = {"shm", "tcp", "verbs"};
+	for (int i = 0; i < 3; i++)
+		if (strcmp(word, words[i]) == 0)
+			return i;
+	return -1;
+}
+
+/* The address nodes serve RDMA clients at; empty: they do not. */
+static inline char *node_verbs_address(void)
+{
+	static char address[DATA_VERBS_ADDRESS_BYTES];
+	return address;
+}
+
+/* Nodes started from now on serve RDMA, and this process can use it. False: said why not. */
+static inline bool node_has_verbs(void)
+{
+	const char *given = getenv("FM_VERBS_ADDRESS");
+	char host[DATA_VERBS_ADDRESS_BYTES] = "";
+	int r = given ? 0 : data_verbs_find(host);
+	if (!r)
+		r = fabric_load_verbs();
+	if (r) {
+		printf("SKIP: no RDMA device (rdma_rxe: ci/rxe): %s\n", strerror(-r));
+		return false;
+	}
+	snprintf(node_verbs_address(), DATA_VERBS_ADDRESS_BYTES, "%.60s:0", given ? given : host);
+	return true;
+}
 
 static inline void node_answer(struct lease_table *table, struct data_server *server,
-	const struct node_request *request, struct node_answer *answer)
+	struct data_verbs *verbs, const struct node_request *request, struct node_answer *answer)
 {
 	static const uint8_t client[16] = {1};
 	struct lease *lease;
@@ -77,14 +126,20 @@ static inline void node_answer(struct lease_table *table, struct data_server *se
 	case NODE_STATS:
 		data_server_stats(server, &answer->stats);
 		break;
+	case NODE_VERBS_STATS:
+		if (verbs)
+			data_verbs_stats(verbs, &answer->verbs);
+		break;
 	}
 }
 
-FM_NORETURN static inline void node_main(int pair, const char *path, const char *tcp_address)
+FM_NORETURN static inline void node_main(
+	int pair, const char *path, const char *tcp_address, const char *verbs_address)
 {
 	struct lease_table_options lease_options = {.memory_bytes = 1ull << 30, .huge_pages = true};
 	struct lease_table *table;
 	struct data_server *server;
+	struct data_verbs *verbs = NULL;
 	struct node_request request;
 	static struct node_answer answer;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -98,14 +153,20 @@ FM_NORETURN static inline void node_main(int pair, const char *path, const char 
 		.leases = table,
 		.connections_max = 64};
 	int r = data_server_open(&options, &server);
-	uint16_t port = r ? 0 : data_server_port(server);
-	if (r || write(pair, &port, sizeof(port)) != (ssize_t)sizeof(port))
+	const struct data_verbs_options verbs_options = {.address = verbs_address, .leases = table};
+	if (!r && *verbs_address)
+		r = data_verbs_open(&verbs_options, &verbs);
+	struct node_ready ready = {.port = r ? 0 : data_server_port(server)};
+	if (!r && verbs)
+		snprintf(ready.verbs, sizeof(ready.verbs), "%s", data_verbs_address(verbs));
+	if (r || write(pair, &ready, sizeof(ready)) != (ssize_t)sizeof(ready))
 		_exit(4);
 	while (read(pair, &request, sizeof(request)) == (ssize_t)sizeof(request)) {
-		node_answer(table, server, &request, &answer);
+		node_answer(table, server, verbs, &request, &answer);
 		if (write(pair, &answer, sizeof(answer)) != (ssize_t)sizeof(answer))
 			break;
 	}
+	data_verbs_close(verbs);
 	data_server_close(server);
 	lease_table_close(table);
 	exit(0);
@@ -116,6 +177,7 @@ static inline void node_start(struct node *node, uint16_t port)
 {
 	static unsigned count;
 	int pair[2];
+	struct node_ready ready;
 	char address[32];
 	snprintf(address, sizeof(address), "127.0.0.1:%u", port);
 	snprintf(node->path, sizeof(node->path), "/tmp/fabric_test.%d.%u.sock", getpid(),
@@ -126,17 +188,20 @@ static inline void node_start(struct node *node, uint16_t port)
 	node->pid = fork();
 	if (node->pid == 0) {
 		close(pair[0]);
-		node_main(pair[1], node->path, address);
+		node_main(pair[1], node->path, address,
+			port && node->verbs[0] ? node->verbs : node_verbs_address());
 	}
 	close(pair[1]);
 	node->pair = pair[0];
-	if (node->pid < 0 ||
-		read(node->pair, &node->port, sizeof(node->port)) != sizeof(node->port)) {
+	if (node->pid < 0 || read(node->pair, &ready, sizeof(ready)) != sizeof(ready)) {
 		fprintf(stderr, "the test's node did not come up\n");
 		exit(1);
 	}
+	node->port = ready.port;
+	memcpy(node->verbs, ready.verbs, sizeof(node->verbs));
 	snprintf(node->endpoint[NODE_SHM], FABRIC_ENDPOINT_MAX, "shm:%s", node->path);
 	snprintf(node->endpoint[NODE_TCP], FABRIC_ENDPOINT_MAX, "tcp:127.0.0.1:%u", node->port);
+	snprintf(node->endpoint[NODE_VERBS], FABRIC_ENDPOINT_MAX, "verbs:%s", node->verbs);
 }
 
 static inline int node_ask(
@@ -194,6 +259,15 @@ static inline void node_stats(struct node *node, struct data_server_stats *stats
 	if (node_ask(node, &request, &answer))
 		abort();
 	*stats = answer.stats;
+}
+
+static inline void node_verbs_stats(struct node *node, struct data_verbs_stats *stats)
+{
+	struct node_request request = {.command = NODE_VERBS_STATS};
+	static struct node_answer answer;
+	if (node_ask(node, &request, &answer))
+		abort();
+	*stats = answer.verbs;
 }
 
 /* As if the machine's power went: nothing is cleaned up. */

@@ -1,7 +1,8 @@
 /*
  * rpc/fabric_test.c: the fabric's contract (rpc/fabric.h), held against real memory nodes in other
- * processes. `fabric_test shm` and `fabric_test tcp` run the same cases on both providers; a second
- * word filters.
+ * processes. `fabric_test shm`, `fabric_test tcp` and `fabric_test verbs` run the same cases on
+ * each provider; a second word filters. verbs wants an RDMA device (FM_VERBS_ADDRESS, or the
+ * first).
  */
 #define TEST_MAIN_OWN
 #include "base/test.h"
@@ -9,12 +10,13 @@
 #include <poll.h>
 
 #include "base/fault_point.h"
+#include "base/mem.h"
 #include "rpc/fabric_node_test.h"
 
 #define REGION_BYTES (4u << 20)
 #define SECOND NS_PER_S
 
-static int transport; /* NODE_SHM or NODE_TCP */
+static int transport; /* NODE_SHM, NODE_TCP or NODE_VERBS */
 static struct node node;
 static struct fabric_queue *queue;
 
@@ -60,11 +62,15 @@ static struct fabric_region *begin(struct fabric_capability *capability)
 	return attach(queue, capability);
 }
 
+static void check_nothing_leaked(void);
+
 static void end(struct fabric_region *region)
 {
 	fabric_detach(region);
 	fabric_queue_close(queue);
 	queue = NULL;
+	if (transport == NODE_VERBS)
+		check_nothing_leaked();
 	CHECK_EQ(node_stop(&node), 0);
 }
 
@@ -330,7 +336,8 @@ TEST(endpoints_that_are_none_are_refused)
 {
 	struct fabric_capability capability;
 	struct fabric_region *region = begin(&capability);
-	CHECK_EQ(try_attach("verbs:x", &capability), -EINVAL);
+	CHECK_EQ(try_attach("verbs:x", &capability), fabric_verbs_loaded() ? -EINVAL : -EOPNOTSUPP);
+	CHECK_EQ(try_attach("none:x", &capability), -EINVAL);
 	CHECK_EQ(try_attach("", &capability), -EINVAL);
 	CHECK_EQ(try_attach("tcp:", &capability), -EINVAL);
 	CHECK_EQ(try_attach("tcp:127.0.0.1", &capability), -EINVAL);
@@ -350,6 +357,13 @@ TEST(endpoints_that_are_none_are_refused)
 	end(region);
 }
 
+/* What an operation says when its lease is gone: verbs learns only that its connection is. */
+static bool is_refused(int status)
+{
+	return status == -EACCES ||
+	       (transport == NODE_VERBS && (status == -ECONNRESET || status == -ENOTCONN));
+}
+
 TEST(a_released_lease_serves_nobody_and_its_bytes_never_come_back)
 {
 	struct fabric_capability capability, next;
@@ -359,14 +373,16 @@ TEST(a_released_lease_serves_nobody_and_its_bytes_never_come_back)
 	for (uint64_t at = 0; at < REGION_BYTES; at += sizeof(bytes))
 		CHECK_EQ(run(fabric_post_write, region, at, bytes, sizeof(bytes)), 0);
 	CHECK_EQ(node_release(&node, &capability), 0);
-	CHECK_EQ(run(fabric_post_read, region, 0, bytes, sizeof(bytes)), -EACCES);
-	CHECK_EQ(run(fabric_post_write, region, 0, bytes, sizeof(bytes)), -EACCES);
+	CHECK(is_refused(run(fabric_post_read, region, 0, bytes, sizeof(bytes))));
+	CHECK(is_refused(run(fabric_post_write, region, 0, bytes, sizeof(bytes))));
 	CHECK_EQ(try_attach(endpoint(), &capability), -EACCES);
+	if (transport == NODE_VERBS)
+		CHECK_EQ(fabric_fence(region, in_s(5)), -EACCES);
 	/* the place is used again; the old capability and the old handle still open nothing */
 	for (int i = 0; i < 8; i++) {
 		CHECK_EQ(node_reserve(&node, REGION_BYTES, &next), 0);
-		CHECK_EQ(run(fabric_post_read, region, 0, bytes, sizeof(bytes)), -EACCES);
-		CHECK_EQ(run(fabric_post_write, region, 0, bytes, sizeof(bytes)), -EACCES);
+		CHECK(is_refused(run(fabric_post_read, region, 0, bytes, sizeof(bytes))));
+		CHECK(is_refused(run(fabric_post_write, region, 0, bytes, sizeof(bytes))));
 		struct fabric_region *fresh = attach(queue, &next);
 		for (uint64_t at = 0; at < REGION_BYTES; at += sizeof(bytes)) {
 			memset(bytes, 0xaa, sizeof(bytes));
@@ -461,11 +477,12 @@ TEST(an_idle_queue_learns_of_a_dead_node_within_milliseconds)
 	CHECK_EQ(run(fabric_post_read, region, 0, &byte, 1), 0);
 	node_kill(&node); /* returns when the process is gone, sockets and all */
 	uint64_t start = clock_now_ns();
-	while (fabric_region_up(region) && clock_now_ns() < start + 50 * NS_PER_MS)
+	const uint64_t until = start + (transport == NODE_VERBS ? 20 * SECOND : 50 * NS_PER_MS);
+	while (fabric_region_up(region) && clock_now_ns() < until)
 		CHECK_EQ(fabric_poll(queue, &done, 1), 0);
 	uint64_t took = clock_now_ns() - start;
 	CHECK(!fabric_region_up(region));
-	CHECK_LT(took, 20 * NS_PER_MS);
+	CHECK_LT(took, transport == NODE_VERBS ? 20 * SECOND : 20 * NS_PER_MS);
 	CHECK_EQ(post(fabric_post_read, region, 0, &byte, 1, in_s(1)), -ENOTCONN);
 	fabric_detach(region);
 	fabric_queue_close(queue);
@@ -533,8 +550,8 @@ TEST(a_stopped_node_runs_into_the_deadline_and_a_fence_makes_it_usable_again)
 {
 	struct fabric_capability capability;
 	static uint8_t old[32768], new[4096], peek[NODE_PEEK_BYTES];
-	if (transport == NODE_SHM)
-		TEST_SKIP("shm does not need the node for an operation");
+	if (transport != NODE_TCP)
+		TEST_SKIP("shm and verbs do not need the node's process for an operation");
 	struct fabric_region *region = begin(&capability);
 	CHECK_EQ(run(fabric_post_write, region, 0, old, sizeof(old)), 0);
 	node_freeze(&node);
@@ -571,8 +588,8 @@ TEST(a_late_read_no_longer_touches_its_buffer)
 {
 	struct fabric_capability capability;
 	static uint8_t bytes[65536], page[4096];
-	if (transport == NODE_SHM)
-		TEST_SKIP("shm reads are over when post returns");
+	if (transport != NODE_TCP)
+		TEST_SKIP("shm reads are over when post returns, verbs reads need no process");
 	struct fabric_region *region = begin(&capability);
 	memset(bytes, 0x77, sizeof(bytes));
 	CHECK_EQ(run(fabric_post_write, region, 0, bytes, sizeof(bytes)), 0);
@@ -595,8 +612,8 @@ TEST(one_late_operation_ends_the_others_of_its_connection_in_doubt)
 	struct fabric_capability capability, second;
 	static uint8_t bytes[8][4096];
 	struct fabric_completion done[16];
-	if (transport == NODE_SHM)
-		TEST_SKIP("shm has no operations in flight");
+	if (transport != NODE_TCP)
+		TEST_SKIP("shm and verbs operations do not wait for the node's process");
 	struct fabric_region *region = begin(&capability);
 	CHECK_EQ(node_reserve(&node, REGION_BYTES, &second), 0);
 	struct fabric_region *other = attach(queue, &second);
@@ -650,6 +667,12 @@ TEST(a_fence_of_a_healthy_region_keeps_its_bytes)
 	struct data_server_stats stats;
 	node_stats(&node, &stats);
 	CHECK_LT(stats.connections_count, 4); /* replaced, not piled up */
+	if (transport == NODE_VERBS) {
+		struct data_verbs_stats verbs;
+		node_verbs_stats(&node, &verbs);
+		CHECK_EQ(verbs.queue_pairs_count, 1);
+		CHECK_EQ(verbs.fences_count, 20);
+	}
 	end(region);
 }
 
@@ -722,7 +745,8 @@ static bool sweep_step(struct fabric_region *region, struct sweep_slot *slots, u
 
 TEST(a_connection_lost_at_any_moment_costs_no_acknowledged_byte)
 {
-	static const char *const points[] = {"fabric.tcp.send", "fabric.tcp.receive"};
+	static const char *const points[2][2] = {{"fabric.tcp.send", "fabric.tcp.receive"},
+		{"fabric.verbs.post", "fabric.verbs.completion"}};
 	struct fabric_capability capability;
 	if (transport == NODE_SHM)
 		TEST_SKIP("shm has no connection to lose in mid-operation");
@@ -731,7 +755,7 @@ TEST(a_connection_lost_at_any_moment_costs_no_acknowledged_byte)
 	unsigned failures = 0;
 	for (unsigned point = 0; point < 2; point++)
 		for (unsigned nth = 1; nth <= 40; nth++) {
-			CHECK_EQ(fault_arm(points[point], nth, false), 0);
+			CHECK_EQ(fault_arm(points[transport == NODE_VERBS][point], nth, false), 0);
 			for (unsigned step = 0; step < 24; step++)
 				failures += sweep_step(region, slots, nth * 31 + step);
 			fault_disarm_all();
@@ -739,7 +763,8 @@ TEST(a_connection_lost_at_any_moment_costs_no_acknowledged_byte)
 	CHECK_LT(40, failures);
 	/* two in a row: the fence meets the second */
 	for (unsigned nth = 1; nth <= 6; nth++) {
-		CHECK_EQ(fault_arm("fabric.tcp.receive", nth, true), 0);
+		CHECK_EQ(fault_arm(points[transport == NODE_VERBS][1], nth, true), 0);
+		CHECK_EQ(fault_arm("fabric.verbs.connect", 1, true), 0);
 		uint8_t byte = 0;
 		for (int i = 0; i < 10; i++)
 			(void)!run(fabric_post_read, region, 0, &byte, 1);
@@ -754,13 +779,17 @@ TEST(a_connection_lost_at_any_moment_costs_no_acknowledged_byte)
 	end(region);
 }
 
+#include "rpc/fabric_verbs_test.h"
+
 int main(int argc, char **argv)
 {
-	if (argc < 2 || (strcmp(argv[1], "shm") && strcmp(argv[1], "tcp"))) {
-		printf("usage: fabric_test shm|tcp [CASE]\n");
+	transport = argc < 2 ? -1 : node_transport(argv[1]);
+	if (transport < 0) {
+		printf("usage: fabric_test shm|tcp|verbs [CASE]\n");
 		return 2;
 	}
-	transport = strcmp(argv[1], "tcp") == 0 ? NODE_TCP : NODE_SHM;
+	if (transport == NODE_VERBS && !node_has_verbs())
+		return TEST_EXIT_SKIP;
 	int status = test_main(argc - 1, argv + 1);
 	node_kill(&node);
 	return status;

@@ -18,7 +18,10 @@ static struct audit audit;
 
 static void world_open(unsigned k, unsigned m)
 {
-	core_test_open(&core, &(struct core_test_options){k, m, RECORDS, SLOTS * FM_PAGE_SIZE});
+	core_test_open(&core, &(struct core_test_options){.k = k,
+				      .m = m,
+				      .records_max = RECORDS,
+				      .region_bytes = SLOTS * FM_PAGE_SIZE});
 	core_test_group(&core, 0, k, m, SLOTS);
 	core_test_group(&core, 1, k, m, SLOTS);
 	CHECK_EQ(audit_open(&audit, &core.catalog), 0);

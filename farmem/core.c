@@ -25,10 +25,12 @@ int core_open(struct core *core, uint64_t clean_pages)
 	pthread_mutex_init(&core->codes_lock, NULL);
 	rc->free_ssids = mem_map(RECORD_STACK_BYTES(core));
 	rc->limbo = mem_map(LIMBO_BYTES);
+	core->repack_looks = mem_map(core->catalog.header->records_max);
 	core->groups = mem_map(GROUPS_BYTES);
 	core->codes = mem_map(CODES_BYTES);
 	core->codes_ready = mem_map(CORE_CODES_MAX);
-	if (!rc->free_ssids || !rc->limbo || !core->groups || !core->codes || !core->codes_ready)
+	if (!rc->free_ssids || !rc->limbo || !core->groups || !core->codes || !core->codes_ready ||
+		!core->repack_looks)
 		return -ENOMEM;
 	err = ring_open(&rc->dead, CORE_DEAD_RING);
 	if (err)
@@ -47,6 +49,7 @@ void core_close(struct core *core)
 	mem_unmap((void *)core->codes_ready, CORE_CODES_MAX);
 	mem_unmap(core->codes, CODES_BYTES);
 	mem_unmap(core->groups, GROUPS_BYTES);
+	mem_unmap(core->repack_looks, core->catalog.header->records_max);
 	mem_unmap(core->reclaim.limbo, LIMBO_BYTES);
 	mem_unmap(core->reclaim.free_ssids, RECORD_STACK_BYTES(core));
 }

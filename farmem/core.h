@@ -84,6 +84,7 @@ struct core {
 	struct clean_table clean;
 	struct budget budget;
 	struct merge_state merging;
+	uint8_t *repack_looks; /* a byte for each record (repack.c) */
 	struct group_slots *
 		*groups;       /* CATALOG_GROUPS_MAX pointers, filled at a group's first use */
 	struct ec_code *codes; /* by code index, made at first use under codes_lock */

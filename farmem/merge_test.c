@@ -426,6 +426,76 @@ TEST(a_round_does_a_bounded_part_of_many_pairs_and_tells_the_agent_when_there_is
 	end();
 }
 
+/* ---- what found no partner ---- */
+
+#define LEFT_GROUPS 5u
+#define LEFT_PAGES 10000u
+#define FIRST_PAGE 100u
+
+/* Spansets of which position 3 is dead: nothing to pair them with. */
+static void store_three_quarters(void)
+{
+	for (unsigned first = 0; first < LEFT_PAGES; first += BATCH) {
+		CHECK_EQ(store_well(BATCH, first), 0);
+		for (unsigned i = 0; i < BATCH; i++) {
+			struct page_id page = {FIRST_PAGE + first + i};
+			struct record r = record_at(&core, items[i].ssid);
+			record_set_owner(r, items[i].pos, (uint32_t)page.v);
+			if (items[i].pos == 3) {
+				record_clear_live(&core, items[i].ssid, 3);
+				continue;
+			}
+			atomic_store(&core.catalog.words[page.v], far_word(SPAN_FAR, 0, i).v);
+			atomic_fetch_add(&core.budget.far_pages, 1);
+		}
+	}
+}
+
+static unsigned left_round(void)
+{
+	unsigned freed = 0, none = 0;
+	while (none < 10) { /* rounds a sweep takes */
+		unsigned now = repack_round(&evictor, false);
+		(void)record_reclaim(&core);
+		evictor.left_next_ns = 0;
+		freed += now;
+		none = now > 0 ? 0 : none + 1;
+	}
+	return freed;
+}
+
+TEST(while_the_agent_compacts_only_what_found_no_partner_for_a_lap_is_written_anew)
+{
+	core_test_open(
+		&core, &(struct core_test_options){
+			       .k = 4, .m = 2, .records_max = 8192, .region_bytes = REGION_BYTES});
+	nodes_count = 6;
+	for (unsigned i = 0; i < nodes_count; i++)
+		node_boot(i);
+	for (unsigned i = 0; i < LEFT_GROUPS + 1; i++)
+		group_make(i, 4, 2, i);
+	io_open();
+	memset(&evictor, 0, sizeof(evictor));
+	evictor.core = &core;
+	evictor.io = io;
+	evictor.stripes = 1;
+	store_three_quarters();
+	CHECK_EQ(left_round(), 0); /* a quarter is dead: little, if nobody compacts */
+	uint64_t dead = STAT(dead_bytes);
+	CHECK_LT(2048 * FM_PAGE_SIZE, dead);
+	atomic_store(&core.catalog.header->compacting, 1);
+	CHECK_EQ(left_round(), 0); /* the first lap looks */
+	CHECK_EQ(left_round(), 0); /* the second is not due yet */
+	CHECK_EQ(STAT(repacked_spansets), 0);
+	evictor.left_lap_ns = 1; /* it is */
+	unsigned freed = left_round();
+	CHECK_LT(100, freed);
+	CHECK_LT(STAT(dead_bytes), dead);
+	/* Down to where nobody gains, and no further. */
+	CHECK_LT(2000 * FM_PAGE_SIZE, STAT(dead_bytes));
+	end();
+}
+
 int main(int argc, char **argv)
 {
 	return cluster_main(argc, argv);

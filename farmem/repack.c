@@ -12,8 +12,14 @@
  * bad bytes in it (catalog heal). Of the last two every spanset is taken, however dense.
  *
  * The bound: a spanset is rewritten once at most half its positions are live and dead space is more
- * than REPACK_DEAD_SHARE of what is used, so far space stays below about twice the live bytes
- * (times (k+m)/k).
+ * than REPACK_DEAD of what is used, so far space stays below about twice the live bytes (times
+ * (k+m)/k).
+ *
+ * While the agent compacts (header.compacting: it does, and keeps up) such spansets are its own,
+ * since making one of two moves no data: up to REPACK_DEAD_COMPACTING. What it finds no partner for
+ * is rewritten here while dead space is more than REPACK_DEAD_GOAL: spansets of which a fifth is
+ * dead and that look just as they did when the sweep passed by REPACK_LAP_NS ago or more. So they
+ * are cold, the agent had its time, and what is written together stays together for long.
  */
 #include "farmem/stripe.h"
 
@@ -27,11 +33,15 @@
 #include "farmem/scheme.h"
 
 #define REPACK_SETS_MAX 64u
-#define REPACK_SCAN 4096u       /* records looked at per round */
-#define REPACK_DEAD_NUMERATOR 3 /* dead > 3/10 of used: worth it */
-#define REPACK_DEAD_DENOMINATOR 10
-#ifndef REPACK_MIN_DEAD_PAGES      /* the simulator has less of everything */
-#define REPACK_MIN_DEAD_PAGES 2048 /* 8 MiB: below that nobody gains */
+#define REPACK_SCAN 4096u /* records looked at per round */
+/* Worth it when dead is more than so many hundredths of used */
+#define REPACK_DEAD 30
+#define REPACK_DEAD_COMPACTING 45
+#define REPACK_DEAD_GOAL 8
+#define REPACK_LAP_NS (4 * NS_PER_S)
+#define REPACK_LEFT_PAUSE_NS (20 * NS_PER_MS) /* between batches of what found no partner */
+#ifndef REPACK_MIN_DEAD_PAGES                 /* the simulator has less of everything */
+#define REPACK_MIN_DEAD_PAGES 2048            /* 8 MiB: below that nobody gains */
 #endif
 #define REPACK_READ_NS (5 * NS_PER_S)
 
@@ -94,7 +104,7 @@ unsigned repack_drop_retained(struct stripe *st, unsigned most)
 	return dropped;
 }
 
-enum repack_why { REPACK_SPARSE, REPACK_EVACUATE, REPACK_HEAL };
+enum repack_why { REPACK_NOTHING, REPACK_SPARSE, REPACK_LEFT, REPACK_EVACUATE, REPACK_HEAL };
 
 static bool repack_wanted(const struct stripe *st, uint64_t hdr, enum repack_why why)
 {
@@ -107,6 +117,8 @@ static bool repack_wanted(const struct stripe *st, uint64_t hdr, enum repack_why
 	/* Narrow ones earlier: into wider groups when there are any. */
 	bool narrow = g->k < st->core->catalog.header->code_k;
 	unsigned pages = scheme_set_pages(&st->core->catalog, g);
+	if (why == REPACK_LEFT)
+		return 5 * live <= 4 * pages;
 	return why == REPACK_SPARSE && (2 * live <= pages || (narrow && live < pages));
 }
 
@@ -149,6 +161,40 @@ static unsigned repack_gather(struct stripe *st, struct repack_job *job, enum re
 			break;
 	}
 	return seen;
+}
+
+/* Tells a spanset from what it was at the last look; 0: nothing to do with it. */
+static uint8_t repack_look_of(const struct stripe *st, uint64_t hdr)
+{
+	uint64_t use = hdr & ((1ull << RECORD_GROUP_SHIFT) - 1); /* gen and live */
+	if (record_hdr_state(hdr) != RECORD_STABLE || !repack_wanted(st, hdr, REPACK_LEFT))
+		return 0;
+	return (uint8_t)(1 + (use * 0x9e3779b97f4a7c15ull >> 32) % 255);
+}
+
+/* The same for spansets that are as they were a lap ago. One stripe's evictor does it. */
+static void repack_gather_left(struct stripe *st, struct repack_job *job, uint64_t now)
+{
+	uint32_t end = __atomic_load_n(&st->core->reclaim.fresh, __ATOMIC_RELAXED);
+	if (st->left_lap_ns == 0)
+		st->left_lap_ns = now;
+	for (unsigned seen = 0; seen < REPACK_SCAN; seen++) {
+		if (st->left_at >= end) {
+			if (now < st->left_lap_ns + REPACK_LAP_NS)
+				return;
+			st->left_lap_ns = now;
+			st->left_at = 0;
+		}
+		struct ssid id = ssid_make(st->left_at++);
+		uint8_t look = repack_look_of(st, record_load(record_at(st->core, id)));
+		uint8_t before = st->core->repack_looks[id.v];
+		st->core->repack_looks[id.v] = look;
+		if (look != 0 && look == before)
+			(void)repack_consider(st, job, id, REPACK_LEFT);
+		if (job->set_count == REPACK_SETS_MAX ||
+			job->span_count + EC_K_MAX > SPANSET_BATCH_PAGES)
+			return;
+	}
 }
 
 /* Reads all listed spans. Those that cannot be had are dropped from the list: their sets just stay.
@@ -215,26 +261,40 @@ static void repack_switch(struct stripe *st, const struct repack_job *job,
 	}
 }
 
-static bool repack_worth_it(const struct stripe *st, bool urgent)
+/* Pages in slots that are used and hold nothing alive. */
+static int64_t repack_dead(const struct stripe *st, int64_t *data)
 {
 	struct core *core = st->core;
-	const struct catalog_header *h = core->catalog.header;
-	uint64_t used = atomic_load(&core->catalog.stats->slots_used_bytes) / FM_PAGE_SIZE;
-	uint64_t data = used * h->code_k / (h->code_k + h->code_m);
+	*data = atomic_load(&core->budget.data_bytes) / FM_PAGE_SIZE;
 	int64_t live =
 		atomic_load(&core->budget.far_pages) + atomic_load(&core->budget.retained_pages);
-	int64_t dead = (int64_t)data - live;
-	atomic_store_explicit(&core->catalog.stats->dead_bytes,
-		dead > 0 ? (uint64_t)dead * FM_PAGE_SIZE : 0, memory_order_relaxed);
+	int64_t dead = FM_MAX(*data - live, (int64_t)0);
+	atomic_store_explicit(&core->catalog.stats->dead_bytes, (uint64_t)dead * FM_PAGE_SIZE,
+		memory_order_relaxed);
+	return dead;
+}
+
+static enum repack_why repack_worth_it(struct stripe *st, bool urgent, uint64_t now)
+{
+	const struct catalog_header *h = st->core->catalog.header;
+	int64_t data, dead = repack_dead(st, &data);
 	/* What a forked child may read is not reused: rewriting would only take more. */
 	if (atomic_load_explicit(&h->pinned, memory_order_acquire) != 0)
-		return false;
+		return REPACK_NOTHING;
 	if (FAULT_POINT("repack.worth")) /* bench/paper: far space that nothing reclaims */
-		return false;
+		return REPACK_NOTHING;
 	if (urgent)
-		return dead > 0;
-	return dead > REPACK_MIN_DEAD_PAGES &&
-	       dead * REPACK_DEAD_DENOMINATOR > (int64_t)data * REPACK_DEAD_NUMERATOR;
+		return dead > 0 ? REPACK_SPARSE : REPACK_NOTHING;
+	if (dead <= REPACK_MIN_DEAD_PAGES)
+		return REPACK_NOTHING;
+	bool compacting = atomic_load_explicit(&h->compacting, memory_order_relaxed) != 0;
+	if (100 * dead > data * (compacting ? REPACK_DEAD_COMPACTING : REPACK_DEAD))
+		return REPACK_SPARSE;
+	if (!compacting || st->index != 0 || 100 * dead <= data * REPACK_DEAD_GOAL ||
+		now < st->left_next_ns)
+		return REPACK_NOTHING;
+	st->left_next_ns = now + REPACK_LEFT_PAUSE_NS;
+	return REPACK_LEFT;
 }
 
 /* Carries a gathered job out. Returns spansets freed. */
@@ -261,9 +321,14 @@ static unsigned repack_run(struct stripe *st, struct repack_job *job)
 unsigned repack_round(struct stripe *st, bool urgent)
 {
 	struct repack_job job = {.set_count = 0};
-	if (!repack_worth_it(st, urgent))
+	uint64_t now = clock_now_ns();
+	enum repack_why why = repack_worth_it(st, urgent, now);
+	if (why == REPACK_NOTHING)
 		return 0;
-	(void)repack_gather(st, &job, REPACK_SPARSE);
+	if (why == REPACK_LEFT)
+		repack_gather_left(st, &job, now);
+	else
+		(void)repack_gather(st, &job, why);
 	unsigned freed = repack_run(st, &job);
 	catalog_count(&st->core->catalog, repacked_spansets, job.set_count);
 	return freed;

@@ -55,7 +55,7 @@ struct stripe {
 	/* clock hand, under take_lock */
 	_Atomic uint32_t take_lock;
 	uint32_t hand;
-	struct gate gate; /* inside: who makes pages go */
+	struct gate gate;           /* inside: who makes pages go */
 	_Atomic uint32_t pages_end; /* pages below it have ever been handed out */
 	/* evictor */
 	struct spanset_io *io;
@@ -72,6 +72,9 @@ struct stripe {
 	uint64_t starved_until_ns;
 	uint32_t starved_groups;
 	uint32_t repack_at; /* next record to look at */
+	/* Of what found no partner: the next to look at; when the lap began, the next batch is. */
+	uint32_t left_at;
+	uint64_t left_lap_ns, left_next_ns;
 	/* Some group is to be evacuated; records looked at since the last that could be moved. */
 	bool evacuating;
 	uint32_t evacuate_seen;

@@ -7,6 +7,7 @@ fm_program(farmem-memnode SOURCES main.c DEPS memnode_load memnode_ctl memnode c
 
 fm_test(ctl_service_test SOURCES ctl_service_test.c DEPS memnode_ctl ctl base)
 fm_test(merge_node_test SOURCES merge_node_test.c DEPS memnode_ctl memnode_offload memnode ctl ec base)
+fm_test(merge_mishap_test SOURCES merge_mishap_test.c DEPS memnode_ctl memnode_offload memnode ctl ec base)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the handlers once more, so that the fuzzer sees their branches
 	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c ctl_service.c ctl_offload.c ctl_merge.c

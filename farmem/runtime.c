@@ -366,7 +366,8 @@ static void runtime_wait_registered(struct runtime *rt)
 /* Nobody to lend memory: better over budget than stuck. */
 static void runtime_stay_local(struct runtime *rt)
 {
-	log_error("cannot reach or start farmem-agent: memory beyond the budget stays local");
+	log_error("cannot reach or start farmem-agent: memory beyond the budget stays local (see: "
+		  "farmem doctor)");
 	rt->core.config.on_full = ON_FULL_LOCAL;
 	for (unsigned i = 0; i < rt->stripe_count; i++)
 		atomic_store(&rt->stripes[i].full, 1);

@@ -49,6 +49,7 @@
 #define YOUNG_NS (300 * NS_PER_MS) /* dying younger than this makes the pauses grow */
 #define DEATHS_MAX 40u             /* young ones in a row, until a tree without programs ends */
 #define DESCRIPTORS_MAX 65536u
+#define DESCRIPTORS_MIN 256u
 #define POLL_FIXED 2 /* signals, the worker; then a place for each node */
 
 /* ---- messages ---- */
@@ -467,14 +468,23 @@ static int open_owner(struct supervisor *supervisor)
 	return supervisor->owner_read >= 0 ? 0 : -errno;
 }
 
-/* Two descriptors for each runtime, and gRPC's. */
-static void raise_descriptors(void)
+/* Two descriptors for each runtime, and gRPC's. The program's own limit is not ours: root raises
+ * it, others use all of it. 0 or -EMFILE: gRPC would stand still without a word. */
+static int raise_descriptors(void)
 {
-	struct rlimit limit;
+	struct rlimit limit, wish = {DESCRIPTORS_MAX, DESCRIPTORS_MAX};
 	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= DESCRIPTORS_MAX)
-		return;
+		return 0;
+	wish.rlim_max = FM_MAX(limit.rlim_max, (rlim_t)DESCRIPTORS_MAX);
+	if (setrlimit(RLIMIT_NOFILE, &wish) == 0)
+		return 0;
 	limit.rlim_cur = FM_MIN(limit.rlim_max, (rlim_t)DESCRIPTORS_MAX);
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur >= DESCRIPTORS_MIN)
+		return 0;
+	log_error("agent: too few descriptors limit=%llu needed=%u (ulimit -Hn)",
+		(unsigned long long)limit.rlim_cur, DESCRIPTORS_MIN);
+	return -EMFILE;
 }
 
 static int supervisor_open(struct supervisor *supervisor, const struct agent_run_options *options)
@@ -492,8 +502,9 @@ static int supervisor_open(struct supervisor *supervisor, const struct agent_run
 	if (supervisor->deaths_left == MAP_FAILED)
 		return -ENOMEM;
 	*supervisor->deaths_left = 1;
-	raise_descriptors();
-	int error = open_signals(supervisor);
+	int error = raise_descriptors();
+	if (error == 0)
+		error = open_signals(supervisor);
 	if (error == 0)
 		error = open_owner(supervisor);
 	if (error == 0)

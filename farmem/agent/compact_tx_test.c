@@ -657,6 +657,11 @@ TEST(groups_may_be_left_at_any_time)
 	CHECK_LT(10, many(300, &(struct chaos){.lose = 3, .repeat = 20, .leave = 3}));
 }
 
+TEST(an_end_that_is_lost_is_said_again_before_anything_is_reused)
+{
+	(void)many(300, &(struct chaos){.lose = 20, .repeat = 30, .slow = 20, .leave = 2});
+}
+
 TEST(everything_at_once)
 {
 	(void)many(600, &(struct chaos){.lose = 10,

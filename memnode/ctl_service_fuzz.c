@@ -12,22 +12,28 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/crc.h"
 #include "memnode/ctl_service.h"
 #include "rpc/ctl_memnode.h"
+#include "rpc/ctl_merge.h"
 
 #define MEMORY_BYTES (1ull << 20)
+#define HELD_BYTES 16384ull
 #define ROUNDS 20000
-#define INPUT_BYTES_MAX 4096
+#define INPUT_BYTES_MAX 6144
 
 static struct lease_table *table;
 static struct offload *offload;
 static struct ctl_service service;
+static uint32_t page_crc;             /* of zeros: what its slots are */
 static struct fabric_capability held; /* so that some inputs pass every check */
 
 static const uint8_t client[CTL_CLIENT_BYTES] = {1};
 
 static void node_start(void)
 {
+	static const uint8_t zeros[4096];
+	page_crc = crc32c(zeros, sizeof zeros);
 	struct lease_table_options leases = {.memory_bytes = MEMORY_BYTES};
 	if (lease_table_open(&leases, &table) != 0)
 		FM_PANIC("no lease table");
@@ -41,7 +47,7 @@ static void node_start(void)
 		.data_path = "",
 		.reserves_max = 2};
 	ctl_service_open(&service, &options);
-	if (lease_reserve(table, client, 4096, &held) != 0)
+	if (lease_reserve(table, client, HELD_BYTES, &held) != 0)
 		FM_PANIC("no memory");
 }
 
@@ -55,7 +61,7 @@ static void held_renew(void)
 	}
 	if (lease_release(table, &held) != 0 && lease_keepalive(table, &held) == 0)
 		FM_PANIC("a lease that can be kept alive but not given back");
-	if (lease_reserve(table, client, 4096, &held) != 0)
+	if (lease_reserve(table, client, HELD_BYTES, &held) != 0)
 		FM_PANIC("no memory");
 }
 
@@ -64,6 +70,9 @@ static void node_check(void)
 	struct lease_usage usage;
 	lease_table_usage(table, &usage);
 	FM_ASSERT_LE(usage.leased_bytes, MEMORY_BYTES);
+	struct offload_load load;
+	offload_load(offload, &load);
+	FM_ASSERT_LE(load.merges, usage.leased_count + usage.orphaned_count);
 	FM_ASSERT_EQ(service.calls_running, 0);
 	FM_ASSERT_EQ(service.reserves_running, 0);
 	/* A full table would make the rest of the run one long refusal. */
@@ -85,6 +94,7 @@ static void check_outcome(int error, const struct ctl_reply *reply)
 	case -EACCES:
 	case -ENOMEM:
 	case -ENOENT:
+	case -EPERM:
 	case -EIO: /* a Rebuild or Checksum that did something */
 		FM_ASSERT(reply->text[0] != '\0');
 		break;
@@ -156,13 +166,84 @@ static int honest_checksum(struct ctl_packed *packed)
 	return ctl_pack_checksum(&held, slots, 1 + (unsigned)roll(FM_ARRAY_COUNT(slots)), packed);
 }
 
+#define TXID ((uint64_t)1 << 32) /* + a little: some have ended, some are open, some not begun */
+
+static int honest_begin(struct ctl_packed *packed)
+{
+	struct ctl_merge_pair pairs[3];
+	struct ctl_merge_begin begin = {.txid = TXID + roll(2),
+		.target = held,
+		.position = 2,
+		.k = 2,
+		.m = 1 + (uint8_t)roll(2),
+		.count = 1 + (uint32_t)roll(3),
+		.pairs = pairs};
+	for (uint32_t i = 0; i < begin.count; i++)
+		pairs[i] = (struct ctl_merge_pair){
+			0, page_crc, 1 + i + (uint32_t)roll(2), 1 + (uint32_t)roll(3)};
+	return ctl_pack_merge_begin(&begin, packed);
+}
+
+/* To where nobody listens. */
+static int honest_send(struct ctl_packed *packed)
+{
+	struct ctl_merge_piece pieces[3];
+	struct ctl_merge_send send = {.txid = TXID + roll(2),
+		.source = held,
+		.position = (uint8_t)roll(2),
+		.k = 2,
+		.m = 2,
+		.targets_count = (uint8_t)roll(3),
+		.count = 1 + (uint32_t)roll(3),
+		.pieces = pieces};
+	for (unsigned t = 0; t < send.targets_count; t++) {
+		send.targets[t] = (struct ctl_merge_target){
+			.address = "unix:/nonexistent/x", .capability = held, .position = 2};
+		send.targets[t].position += (uint8_t)t;
+	}
+	for (uint32_t i = 0; i < send.count; i++)
+		pieces[i] = (struct ctl_merge_piece){
+			i, (uint32_t)roll(2), page_crc, (uint32_t)roll(5), page_crc};
+	return ctl_pack_merge_send(&send, packed);
+}
+
+/* Of one page of zeros. */
+static int honest_partial(struct ctl_packed *packed)
+{
+	static const uint8_t zeros[4096];
+	uint32_t index = (uint32_t)roll(4), crc = roll(4) ? page_crc : 1;
+	struct ctl_merge_partial partial = {.txid = TXID + roll(2),
+		.target = held,
+		.position = (uint8_t)roll(3),
+		.count = 1,
+		.indexes = &index,
+		.crcs = &crc,
+		.bytes = zeros};
+	return ctl_pack_merge_partial(&partial, packed);
+}
+
+static int honest_merge(uint8_t method, struct ctl_packed *packed)
+{
+	switch (method) {
+	case 8:
+		return honest_begin(packed);
+	case 9:
+		return honest_send(packed);
+	case 10:
+		return honest_partial(packed);
+	case 11:
+		return ctl_pack_merge_prepare(TXID + roll(2), &held, packed);
+	}
+	return ctl_pack_merge_end(TXID + roll(2), &held, roll(2), packed);
+}
+
 /* A message some client might have sent, behind its method's byte. */
 static size_t honest_input(uint8_t *input)
 {
 	struct fabric_capability capabilities[3] = {held, held, held};
 	struct ctl_packed packed = {0};
 	int error = 0;
-	input[0] = (uint8_t)roll(8);
+	input[0] = (uint8_t)roll(13);
 	if (input[0] == 0)
 		error = ctl_pack_reserve(client, 4096 * roll(20), &packed);
 	else if (input[0] <= 2)
@@ -174,6 +255,8 @@ static size_t honest_input(uint8_t *input)
 		error = honest_rebuild(&packed);
 	else if (input[0] == 6)
 		error = honest_checksum(&packed);
+	else if (input[0] >= 8)
+		error = honest_merge(input[0], &packed);
 	FM_ASSERT_EQ(error, 0);
 	if (packed.length != 0)
 		memcpy(input + 1, packed.bytes, packed.length);

@@ -12,7 +12,7 @@ if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the handlers once more, so that the fuzzer sees their branches
 	fm_test(ctl_service_fuzz SOURCES ctl_service_fuzz.c ctl_service.c ctl_offload.c ctl_merge.c
 		DEPS memnode_offload memnode ctl base LABELS fuzz
-		ARGS -runs=20000 -max_len=4096 -seed=1)
+		ARGS -runs=20000 -max_len=6144 -seed=1)
 	target_compile_definitions(ctl_service_fuzz PRIVATE FUZZ_BY_LIBFUZZER)
 	target_compile_options(ctl_service_fuzz PRIVATE -fsanitize=fuzzer)
 	target_link_options(ctl_service_fuzz PRIVATE -fsanitize=fuzzer)
@@ -21,5 +21,5 @@ else()
 endif()
 # Starts farmem-memnode from the top of the build tree.
 fm_test(node_load_test SOURCES node_load_test.c DEPS memnode_load lb_prober memnode fabric base)
-fm_test(daemon_test SOURCES daemon_test.c DEPS memnode_ctl ctl fabric base)
+fm_test(daemon_test SOURCES daemon_test.c DEPS memnode_ctl ctl fabric ec base)
 add_dependencies(daemon_test farmem-memnode)

@@ -18,9 +18,11 @@
 #include "base/clock.h"
 #include "base/crc.h"
 #include "base/test.h"
+#include "ec/ec.h"
 #include "memnode/daemon_options.h"
 #include "memnode/offload.h"
 #include "rpc/ctl_memnode.h"
+#include "rpc/ctl_merge.h"
 
 #define ARGUMENTS_MAX 24
 #define WAIT_MS 20000
@@ -545,21 +547,27 @@ static void copying_close(struct copying *copying)
 	CHECK_EQ(daemon_end(&copying->target), 0);
 }
 
+static int ask_at(const char *address, const char *method, struct ctl_packed *packed,
+	struct ctl_result *result)
+{
+	struct ctl_client *client;
+	CHECK_EQ(ctl_client_open(address, &client), 0);
+	struct ctl_request call = {method, packed->bytes, packed->length, 2 * CTL_REBUILD_NS};
+	int error = ctl_client_call(client, &call, result);
+	ctl_packed_clear(packed);
+	ctl_client_close(client);
+	return error;
+}
+
 static int rebuild_at(
 	const char *address, const struct ctl_rebuild *request, struct ctl_rebuilt *rebuilt)
 {
-	struct ctl_client *client;
 	struct ctl_packed packed;
 	struct ctl_result result;
-	CHECK_EQ(ctl_client_open(address, &client), 0);
 	CHECK_EQ(ctl_pack_rebuild(request, &packed), 0);
-	struct ctl_request call = {
-		CTL_METHOD_REBUILD, packed.bytes, packed.length, 2 * CTL_REBUILD_NS};
-	ctl_client_call(client, &call, &result);
+	ask_at(address, CTL_METHOD_REBUILD, &packed, &result);
 	int error = ctl_unpack_rebuild(&result, request, rebuilt);
-	ctl_packed_clear(&packed);
 	ctl_result_clear(&result);
-	ctl_client_close(client);
 	return error;
 }
 
@@ -567,19 +575,14 @@ static int checksum_at(const char *address, const struct fabric_capability *capa
 	unsigned count, uint32_t *crcs)
 {
 	static uint32_t slots[PAGES];
-	struct ctl_client *client;
 	struct ctl_packed packed;
 	struct ctl_result result;
 	for (uint32_t i = 0; i < count; i++)
 		slots[i] = i;
-	CHECK_EQ(ctl_client_open(address, &client), 0);
 	CHECK_EQ(ctl_pack_checksum(capability, slots, count, &packed), 0);
-	struct ctl_request call = {CTL_METHOD_CHECKSUM, packed.bytes, packed.length, 10 * NS_PER_S};
-	ctl_client_call(client, &call, &result);
+	ask_at(address, CTL_METHOD_CHECKSUM, &packed, &result);
 	int error = ctl_unpack_checksum(&result, count, crcs);
-	ctl_packed_clear(&packed);
 	ctl_result_clear(&result);
-	ctl_client_close(client);
 	return error;
 }
 
@@ -600,6 +603,94 @@ TEST(one_daemon_copies_a_region_from_another_and_its_checksums_say_so)
 	copying.request.k = 4;
 	copying.request.target.key[0] ^= 1;
 	CHECK_EQ(rebuild_at(copying.target_ctl, &copying.request, &rebuilt), -EACCES);
+	copying_close(&copying);
+}
+
+/* Pairs of the source's pages i and i + MERGES; the target's page i, zeros, is their parity. */
+#define MERGES 100u
+
+static void merge_begin_at(struct copying *copying)
+{
+	static const uint8_t zeros[4096];
+	static struct ctl_merge_pair pairs[MERGES];
+	struct ctl_merge_begin begin = {.txid = 1,
+		.target = copying->to,
+		.position = 5,
+		.k = 4,
+		.m = 2,
+		.count = MERGES,
+		.pairs = pairs};
+	struct ctl_packed packed;
+	struct ctl_result result;
+	for (uint32_t i = 0; i < MERGES; i++)
+		pairs[i] = (struct ctl_merge_pair){i, crc32c(zeros, 4096), i + MERGES, 1u << 2};
+	CHECK_EQ(ctl_pack_merge_begin(&begin, &packed), 0);
+	CHECK_EQ(ask_at(copying->target_ctl, CTL_METHOD_MERGE_BEGIN, &packed, &result), 0);
+	ctl_result_clear(&result);
+}
+
+static void merge_send_at(struct copying *copying)
+{
+	static struct ctl_merge_piece pieces[MERGES];
+	struct ctl_merge_sent sent;
+	struct ctl_merge_send send = {.txid = 1,
+		.source = copying->from,
+		.position = 2,
+		.k = 4,
+		.m = 2,
+		.targets_count = 1,
+		.targets = {{.capability = copying->to, .position = 5}},
+		.count = MERGES,
+		.pieces = pieces};
+	struct ctl_packed packed;
+	struct ctl_result result;
+	for (uint32_t i = 0; i < MERGES; i++)
+		pieces[i] = (struct ctl_merge_piece){i, i, copying->pieces[2 * i].crc, i + MERGES,
+			copying->pieces[2 * (i + MERGES)].crc};
+	strcpy(send.targets[0].address, copying->target_ctl);
+	CHECK_EQ(ctl_pack_merge_send(&send, &packed), 0);
+	ask_at(copying->source_ctl, CTL_METHOD_MERGE_SEND, &packed, &result);
+	CHECK_EQ(ctl_unpack_merge_sent(&result, &send, &sent), 0);
+	CHECK_EQ(sent.target_status[0], 0);
+	for (uint32_t i = 0; i < MERGES; i++)
+		CHECK_EQ(sent.outcomes[i], CTL_MERGE_DONE);
+	ctl_result_clear(&result);
+}
+
+TEST(one_daemon_sends_partial_parities_to_another_which_makes_a_parity_of_them)
+{
+	static struct copying copying;
+	static struct ctl_merge_prepared prepared;
+	static uint32_t crcs[PAGES];
+	uint8_t delta[4096], parity[4096];
+	struct ec_code code;
+	struct ctl_stats stats;
+	struct ctl_packed packed;
+	struct ctl_result result;
+	CHECK_EQ(ec_code_init(&code, 4, 2), 0);
+	copying_open(&copying);
+	merge_begin_at(&copying);
+	merge_send_at(&copying);
+	CHECK_EQ(stats_at(copying.target_ctl, &stats), 0);
+	CHECK_EQ(stats.load.merges, 1);
+	CHECK_EQ(stats_at(copying.source_ctl, &stats), 0);
+	CHECK_EQ(stats.load.merge_sent_bytes, MERGES * 4096);
+	CHECK_EQ(ctl_pack_merge_prepare(1, &copying.to, &packed), 0);
+	ask_at(copying.target_ctl, CTL_METHOD_MERGE_PREPARE, &packed, &result);
+	CHECK_EQ(ctl_unpack_merge_prepared(&result, MERGES, &prepared), 0);
+	ctl_result_clear(&result);
+	CHECK_EQ(checksum_at(copying.target_ctl, &copying.to, PAGES, crcs), 0);
+	for (uint32_t i = 0; i < MERGES; i++) {
+		memset(delta, (int)((i + 1) ^ (i + MERGES + 1)), sizeof delta);
+		ec_partial(&code, 4096, 2, 1, delta, parity);
+		CHECK_EQ(crcs[i + MERGES], crc32c(parity, 4096));
+		CHECK_EQ(prepared.crcs[i], crcs[i + MERGES]);
+	}
+	CHECK_EQ(ctl_pack_merge_end(1, &copying.to, true, &packed), 0);
+	CHECK_EQ(ask_at(copying.target_ctl, CTL_METHOD_MERGE_END, &packed, &result), 0);
+	ctl_result_clear(&result);
+	CHECK_EQ(stats_at(copying.target_ctl, &stats), 0);
+	CHECK_EQ(stats.load.merges, 0);
 	copying_close(&copying);
 }
 

@@ -398,7 +398,8 @@ static void event_take(struct data_verbs *v)
 	const enum rdma_cm_event_type type = event->event;
 	request.id = event->id;
 	if (type == RDMA_CM_EVENT_CONNECT_REQUEST) {
-		request.length = FM_MIN(event->param.conn.private_data_len, sizeof(request.bytes));
+		request.length =
+			FM_MIN((size_t)event->param.conn.private_data_len, sizeof(request.bytes));
 		if (event->param.conn.private_data)
 			memcpy(request.bytes, event->param.conn.private_data, request.length);
 		else

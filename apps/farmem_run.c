@@ -26,6 +26,7 @@
 
 #define VALUE_MAX 4096   /* longest value of an option as text */
 #define TREE_NAME_MAX 24 /* "PID-XXXXXXXX" */
+#define STATIC_TLS_BYTES 4096u
 
 struct run {
 	struct fm_config
@@ -233,6 +234,26 @@ static int export_preload(const char *library)
 	return rc;
 }
 
+/*
+ * With an auditor (LD_AUDIT) the dynamic linker has less room left for thread-local storage of
+ * preloaded libraries than jemalloc's needs ("cannot allocate memory in static TLS block").
+ */
+static int export_tunables(void)
+{
+	const char *audit = getenv("LD_AUDIT"), *others = getenv("GLIBC_TUNABLES");
+	char *all;
+	int rc;
+
+	if (!audit || audit[0] == '\0' || (others && strstr(others, "optional_static_tls")))
+		return 0;
+	if (asprintf(&all, "%s%sglibc.rtld.optional_static_tls=%u", others ? others : "",
+		    others && others[0] != '\0' ? ":" : "", STATIC_TLS_BYTES) < 0)
+		return -ENOMEM;
+	rc = setenv("GLIBC_TUNABLES", all, 1) < 0 ? -errno : 0;
+	free(all);
+	return rc;
+}
+
 static int run_export(const struct run *run)
 {
 	int rc = 0;
@@ -245,6 +266,8 @@ static int run_export(const struct run *run)
 		rc = export_tree();
 	if (rc == 0)
 		rc = export_preload(run->preload);
+	if (rc == 0)
+		rc = export_tunables();
 	return rc;
 }
 

@@ -40,6 +40,7 @@ life _exit-thread 44
 life main-ends 45
 life exit-handler 46
 life quick-exit 47
+LD_AUDIT=$FM_BUILD/tests/libe2e_auditor.so life threads 0
 # Filters that were there first and refuse what is needed: pwritev, socketpair, poll, clone3; said, and never a hang.
 for number in 296 53 7 435; do
 	[ "$(uname -m)" = x86_64 ] || break

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/hist.h"
@@ -20,16 +21,17 @@ static struct {
 	struct paper_worker workers[PAPER_THREADS_MAX];
 	pthread_mutex_t locks[PAPER_LOCKS];
 	struct paper_phase phase;
-	uint64_t start_ns, end_ns;
+	uint64_t start_ns;
+	_Atomic uint64_t end_ns;
 	/* open loop: who holds `pacer` waits for the next operation to become due */
 	pthread_mutex_t pacer;
 	uint64_t ticket, jitter;
 	/* a body over a range */
 	void (*body)(struct paper_worker *worker, uint64_t from, uint64_t to);
 	uint64_t count;
-	/* time line */
+	/* the thread that looks on: time line, and the file that ends the phase */
 	FILE *csv;
-	_Atomic uint64_t line_stop;
+	_Atomic bool look_stop;
 	struct hist line; /* all operations of the phase, while there is a time line */
 } paper = {.pacer = PTHREAD_MUTEX_INITIALIZER};
 
@@ -149,25 +151,35 @@ static void sleep_until(uint64_t until_ns)
 		;
 }
 
-static void *line_body(void *argument)
+static void line_add(uint64_t at_ns)
 {
 	static struct hist before, window;
 
+	if (at_ns == paper.start_ns + PAPER_WINDOW_NS)
+		hist_reset(&before);
+	hist_delta(&window, &paper.line, &before);
+	hist_merge(&before, &window);
+	fprintf(paper.csv, "%s,%llu,%llu,%llu,%.1f,%.1f,%.1f,0,0\n", paper.phase.name,
+		(unsigned long long)((at_ns - paper.start_ns) / NS_PER_MS),
+		(unsigned long long)unix_ms(), (unsigned long long)window.count,
+		(double)hist_quantile(&window, 0.5) / 1e3,
+		(double)hist_quantile(&window, 0.99) / 1e3,
+		(double)hist_quantile(&window, 1) / 1e3);
+}
+
+static void *look_body(void *argument)
+{
 	(void)argument;
-	hist_reset(&before);
-	for (uint64_t at_ns = paper.start_ns + PAPER_WINDOW_NS; !paper.line_stop;
+	for (uint64_t at_ns = paper.start_ns + PAPER_WINDOW_NS; !paper.look_stop;
 		at_ns += PAPER_WINDOW_NS) {
 		sleep_until(at_ns);
-		hist_delta(&window, &paper.line, &before);
-		hist_merge(&before, &window);
-		fprintf(paper.csv, "%s,%llu,%llu,%llu,%.1f,%.1f,%.1f,0,0\n", paper.phase.name,
-			(unsigned long long)((at_ns - paper.start_ns) / NS_PER_MS),
-			(unsigned long long)unix_ms(), (unsigned long long)window.count,
-			(double)hist_quantile(&window, 0.5) / 1e3,
-			(double)hist_quantile(&window, 0.99) / 1e3,
-			(double)hist_quantile(&window, 1) / 1e3);
+		if (paper.csv)
+			line_add(at_ns);
+		if (paper.phase.until && access(paper.phase.until, F_OK) == 0)
+			paper.end_ns = clock_now_ns();
 	}
-	fflush(paper.csv);
+	if (paper.csv)
+		fflush(paper.csv);
 	return NULL;
 }
 
@@ -242,7 +254,7 @@ uint64_t paper_parallel(
 	return clock_now_ns() - start_ns;
 }
 
-static void print_end(uint64_t took_ns)
+static uint64_t print_end(uint64_t took_ns)
 {
 	static struct bench_hist all;
 	double due = paper.phase.rate * (double)paper.phase.duration_ns / 1e9;
@@ -261,16 +273,19 @@ static void print_end(uint64_t took_ns)
 		(unsigned long long)bench_hist_quantile(&all, 0.99),
 		(unsigned long long)bench_hist_quantile(&all, 0.999), (unsigned long long)all.max);
 	fflush(stdout);
+	return all.count;
 }
 
-void paper_run_phase(const struct paper_phase *phase)
+uint64_t paper_run_phase(const struct paper_phase *phase)
 {
 	FILE *csv = paper.csv;
-	pthread_t line;
+	bool looks;
+	pthread_t look;
+	uint64_t ops;
 
 	paper.phase = *phase;
 	paper.ticket = 0;
-	paper.line_stop = 0;
+	paper.look_stop = false;
 	hist_reset(&paper.line);
 	for (unsigned i = 0; i < paper.threads; i++) {
 		paper.workers[i].ops = 0;
@@ -278,17 +293,29 @@ void paper_run_phase(const struct paper_phase *phase)
 	}
 	if (strcmp(phase->name, "load") != 0)
 		paper.csv = NULL;
+	looks = paper.csv || phase->until;
 	paper_mark_begin(phase->name);
 	paper.start_ns = clock_now_ns();
-	paper.end_ns = paper.start_ns + phase->duration_ns;
-	if (paper.csv && pthread_create(&line, NULL, line_body, NULL) != 0)
+	paper.end_ns = paper.start_ns + (phase->until ? PAPER_UNTIL_NS : phase->duration_ns);
+	if (looks && pthread_create(&look, NULL, look_body, NULL) != 0)
 		exit(bench_fail("no thread"));
 	in_all_threads(phase_body);
-	print_end(clock_now_ns() - paper.start_ns);
-	paper.line_stop = 1;
-	if (paper.csv)
-		pthread_join(line, NULL);
+	ops = print_end(clock_now_ns() - paper.start_ns);
+	paper.look_stop = true;
+	if (looks)
+		pthread_join(look, NULL);
 	paper.csv = csv;
+	return ops;
+}
+
+void paper_warm(const struct paper_phase *phase, uint64_t operations, const char *until)
+{
+	uint64_t until_ns = clock_now_ns() + PAPER_WARM_NS, ops = 0;
+
+	do
+		ops += paper_run_phase(phase);
+	while ((ops < operations || (until[0] != '\0' && access(until, F_OK) != 0)) &&
+		clock_now_ns() < until_ns);
 }
 
 void paper_mark_begin(const char *phase)

@@ -22,6 +22,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "bench/bench.h"
 
@@ -29,6 +30,8 @@
 #define PAPER_LIST_MAX 16            /* entries of a list of rates or skews */
 #define PAPER_LOCKS (1u << 16)       /* a power of two */
 #define PAPER_WINDOW_NS 100000000ull /* of the time line */
+#define PAPER_WARM_NS (60 * NS_PER_S)
+#define PAPER_UNTIL_NS (600 * NS_PER_S)
 
 /* ---- zipf: rank 0 is drawn most; P(rank r) ~ 1 / (r + 1)^skew, skew >= 0; any count ---- */
 struct zipf {
@@ -68,13 +71,17 @@ struct paper_phase {
 	uint64_t duration_ns;
 	double rate; /* operations per second over all threads; 0: closed loop */
 	void (*operation)(struct paper_worker *worker);
+	const char *until; /* NULL, or: goes on until this file is there, PAPER_UNTIL_NS at most */
 };
 
-/* Once, before any other. `csv`: path of a time line with a row per 100 ms of every phase that is
+/* Once, before any other. `csv`: path of a time line with a row per 100 ms of the phase that is
  * named "load", as farmem-redis-load writes it; empty: none. 0, or an exit code. */
 int paper_begin(const char *name, uint64_t threads, uint64_t seed, const char *csv) FM_MUST_USE;
-/* Runs the phase in all threads, prints its marks. */
-void paper_run_phase(const struct paper_phase *phase);
+/* Runs the phase in all threads, prints its marks; returns how many operations it had. */
+uint64_t paper_run_phase(const struct paper_phase *phase);
+/* The phase again and again until it had that many operations and the file is there (empty: none is
+ * waited for), PAPER_WARM_NS at most. */
+void paper_warm(const struct paper_phase *phase, uint64_t operations, const char *until);
 /* body(worker, from, to) in all threads, each with its share of 0..count-1. Returns ns. */
 uint64_t paper_parallel(
 	uint64_t count, void (*body)(struct paper_worker *worker, uint64_t from, uint64_t to));

@@ -47,7 +47,7 @@ struct trimmer {
 struct kv_options {
 	struct bench_options common;
 	uint64_t size_bytes, threads, seed, warm_ns, phase_ns, skew_percent, late_percent;
-	char csv[256];
+	char csv[256], far[256], until[256];
 };
 
 #define FLAG(flag, kind, field, rest...)                                                           \
@@ -73,6 +73,10 @@ static const struct option_spec specs[] = {
 		.help = "old versions kept, of the number of keys"),
 	FLAG("csv", OPTION_STRING, csv, .size = 256, .argument = "FILE",
 		.help = "time line of the load phase"),
+	FLAG("warm-until", OPTION_STRING, far, .size = 256, .argument = "FILE",
+		.help = "go on warming until this file is there (a minute at most)"),
+	FLAG("until", OPTION_STRING, until, .size = 256, .argument = "FILE",
+		.help = "the load goes on until this file is there, instead of --phase"),
 };
 static const struct bench_program program = {"paper_kv",
 	"The transactional key-value store of Carbink's evaluation.", specs, FM_ARRAY_COUNT(specs)};
@@ -269,8 +273,10 @@ int main(int argc, char **argv)
 	status = fill();
 	if (status != 0)
 		return status;
-	paper_run_phase(&(struct paper_phase){"warm", options.warm_ns, 0, transaction});
-	paper_run_phase(&(struct paper_phase){"load", options.phase_ns, 0, transaction});
+	paper_warm(&(struct paper_phase){"warm", options.warm_ns, 0, transaction, NULL}, 0,
+		options.far);
+	paper_run_phase(&(struct paper_phase){
+		"load", options.phase_ns, 0, transaction, options.until[0] ? options.until : NULL});
 	paper_parallel(count, check);
 	return paper_end();
 }

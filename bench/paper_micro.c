@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "bench/paper.h"
 
@@ -23,8 +24,9 @@
 
 struct micro_options {
 	struct bench_options common;
-	uint64_t size_bytes, reads_percent, threads, seed, warm_ns, phase_ns, skew_percent;
-	char rates[256], skews[256], csv[256];
+	uint64_t size_bytes, reads_percent, threads, seed, warm_ns, warm_turns, phase_ns,
+		skew_percent;
+	char rates[256], skews[256], csv[256], far[256];
 	bool load;
 };
 
@@ -45,6 +47,9 @@ static const struct option_spec specs[] = {
 	FLAG("seed", OPTION_COUNT, seed, .value = "1", .argument = "N", .help = "of all choices"),
 	FLAG("warm", OPTION_DURATION, warm_ns, .value = "2s", .argument = "TIME",
 		.help = "closed loop before anything is measured"),
+	FLAG("warm-turns", OPTION_COUNT, warm_turns, .max = 100, .argument = "N",
+		.help = "go on warming until there were N operations per object (a minute at "
+			"most)"),
 	FLAG("phase", OPTION_DURATION, phase_ns, .min = 1000000, .value = "2s", .argument = "TIME",
 		.help = "length of each phase"),
 	FLAG("skew", OPTION_COUNT, skew_percent, .max = 300, .value = "99", .argument = "N",
@@ -55,6 +60,8 @@ static const struct option_spec specs[] = {
 		.help = "exponents of the closed-loop phases, instead of a peak phase"),
 	FLAG("csv", OPTION_STRING, csv, .size = 256, .argument = "FILE",
 		.help = "time line of the load phase (--load)"),
+	FLAG("warm-until", OPTION_STRING, far, .size = 256, .argument = "FILE",
+		.help = "go on warming until this file is there (a minute at most)"),
 	FLAG("load", OPTION_BOOL, load, .help = "one closed-loop phase called load, nothing else"),
 };
 static const struct bench_program program = {"paper_micro",
@@ -111,7 +118,7 @@ static void phases_open(const double *rates, int rates_count)
 
 	for (int i = 0; i < rates_count; i++) {
 		struct paper_phase phase = {
-			name, options.phase_ns, rates[i] > 0 ? rates[i] : 1, operation};
+			name, options.phase_ns, rates[i] > 0 ? rates[i] : 1, operation, NULL};
 
 		snprintf(name, sizeof(name), "open-%d", i);
 		paper_run_phase(&phase);
@@ -123,8 +130,8 @@ static void phases_skewed(const double *skews, int skews_count)
 	char name[32];
 
 	for (int i = 0; i < skews_count; i++) {
-		struct paper_phase settle = {"settle", options.warm_ns / 2, 0, operation};
-		struct paper_phase phase = {name, options.phase_ns, 0, operation};
+		struct paper_phase settle = {"settle", options.warm_ns / 2, 0, operation, NULL};
+		struct paper_phase phase = {name, options.phase_ns, 0, operation, NULL};
 
 		zipf_init(&zipf, count, skews[i]);
 		paper_run_phase(&settle);
@@ -152,7 +159,7 @@ static int setup(void)
 int main(int argc, char **argv)
 {
 	int status = bench_parse(&program, &options, argc, argv, NULL);
-	struct paper_phase last = {NULL, 0, 0, operation};
+	struct paper_phase last = {NULL, 0, 0, operation, NULL};
 	double rates[PAPER_LIST_MAX], skews[PAPER_LIST_MAX];
 	int rates_count = paper_list(options.rates, rates);
 	int skews_count = paper_list(options.skews, skews);
@@ -167,7 +174,9 @@ int main(int argc, char **argv)
 	if (status != 0)
 		return status;
 	paper_parallel(count, fill);
-	paper_run_phase(&(struct paper_phase){"warm", options.warm_ns, 0, operation});
+	last.name = "warm";
+	last.duration_ns = options.warm_ns;
+	paper_warm(&last, options.warm_turns * count, options.far);
 	phases_open(rates, rates_count);
 	phases_skewed(skews, skews_count);
 	last.name = options.load ? "load" : "peak";

@@ -3,7 +3,7 @@
  * each of its phases, with what the program said, what farmem's counters said, and what CPU time
  * program, agent and nodes took.
  *
- *     paper_run --dir DIR [--timeout TIME] [--mark WORD] -- farmem run --dir DIR ... -- PROGRAM...
+ *     paper_run --dir DIR [--timeout TIME] [--far FILE] -- farmem run --dir DIR ... -- PROGRAM...
  *
  * Called by the script bench/paper. Lines:
  *     begin=NAME pid=PID                      as it begins (a script's clock)
@@ -11,6 +11,8 @@
  * Gauges (near, far, retained, dead, slots...) are means over the phase, NAME_max their maximum,
  * seen every 20 ms; counters are what was added; fault_ and fetch_ are quantiles of what was added.
  * Without a catalog (the program's data fitted) gauges and counters are 0.
+ *
+ * --far FILE is made when the first page has come back from far: by then all of farmem is at work.
  *
  * Companions (agent, nodes) are found by DIR in their command lines and ended at the end, before
  * the directory goes: the next run finds a quiet machine. Exit: the program's, 124 after the
@@ -42,7 +44,7 @@
 
 struct run_options {
 	struct bench_options common;
-	char dir[256];
+	char dir[256], far[256];
 	uint64_t timeout_ns;
 };
 
@@ -54,6 +56,13 @@ static const struct option_spec specs[] = {
 		.size = 256,
 		.argument = "PATH",
 		.help = "the run's own --dir: its companions are known by it",
+		.flag_only = true},
+	{.name = "far",
+		.type = OPTION_STRING,
+		.offset = offsetof(struct run_options, far),
+		.size = 256,
+		.argument = "FILE",
+		.help = "is made when a page has come back from far",
 		.flag_only = true},
 	{.name = "timeout",
 		.type = OPTION_DURATION,
@@ -79,7 +88,7 @@ struct snapshot {
 static struct run_options options;
 static struct {
 	pid_t pid;
-	bool watching, in_phase;
+	bool watching, in_phase, went_far;
 	struct watched watched;
 	struct snapshot before, after;
 	uint64_t sums[FIELDS_MAX], most[FIELDS_MAX], looks;
@@ -208,11 +217,26 @@ static void snapshot_take(struct snapshot *snapshot)
 	companions(cpu_add);
 }
 
+/* Makes --far's file once a page has come back. */
+static void far_look(void)
+{
+	int fd;
+
+	if (run.went_far || options.far[0] == '\0' || !run.watching ||
+		watched_counter(&run.watched, "swap_in_pages") == 0)
+		return;
+	fd = open(options.far, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		close(fd);
+	run.went_far = true;
+}
+
 static void gauges_look(void)
 {
 	if (!run.in_phase)
 		return;
 	watch();
+	far_look();
 	run.looks++;
 	for (unsigned i = 0; run.watching && i < stats_numbers_count && i < FIELDS_MAX; i++) {
 		uint64_t now = stats_number(run.watched.catalog.stats, i);

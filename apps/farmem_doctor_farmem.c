@@ -179,6 +179,7 @@ static void look_nodes(const struct doctor *doctor, struct finding *finding)
 		return;
 	}
 	code = survey_code(wish, report.hosts);
+	config_fit_code(doctor->config.scheme, &code);
 	if (report.reachable < report.count)
 		finding_warn(finding, "start farmem-memnode there, or mend --nodes",
 			"%u of %u answer, on %u hosts (code %u+%u): %s", report.reachable,

@@ -186,6 +186,8 @@ static cJSON *root_object(const struct inspect *inspect)
 	text_of(root, "command", h->command, sizeof(h->command));
 	if (inspect->tree[0])
 		cJSON_AddStringToObject(root, "tree", inspect->tree);
+	cJSON_AddStringToObject(root, "scheme", config_scheme_name(a->scheme));
+	number(root, "slot_bytes", a->slot_bytes);
 	number(root, "code_k", a->code_k);
 	number(root, "code_m", a->code_n - a->code_k);
 	number(root, "region_bytes", h->region_bytes);

@@ -121,7 +121,7 @@ TEST(the_words_tell_nodes_groups_columns_and_how_a_repair_goes)
 	world_open();
 	char *text = look_and_print(false);
 
-	CHECK_CONTAINS(text, "77 tiny?[31mred  (no agent answers)  code 2+1");
+	CHECK_CONTAINS(text, "77 tiny?[31mred  (no agent answers)  batch-remote, code 2+1");
 	CHECK_CONTAINS(text, "b                    down");
 	CHECK_CONTAINS(text, "groups     0 open, 1 closed; columns: 1 lost, 1 being rebuilt, 0");
 	CHECK_CONTAINS(text, "group 0: 2+1, closed, 2 spansets, 3 live pages");

@@ -60,6 +60,11 @@ static const char *pages(uint64_t count, char text[32])
 	return format_bytes(count * FM_PAGE_SIZE, text, 32);
 }
 
+static const char *slots(const struct inspect *inspect, uint64_t count, char text[32])
+{
+	return format_bytes(count * inspect->audit.slot_bytes, text, 32);
+}
+
 static const char *agent_text(uint32_t state)
 {
 	return state == 1 ? "serving" : state == 2 ? "no node can lend more" : "none yet";
@@ -185,10 +190,11 @@ static void print_head(FILE *out, const struct inspect *inspect)
 	char command[65], range[32], region[32], ran[32];
 	uint64_t started_ns = FM_MIN(h->started_ns, inspect->now_ns);
 
-	fprintf(out, "%lld %s  (%s%s)  code %u+%u, %s, agent: %s\n", (long long)inspect->pid,
+	fprintf(out, "%lld %s  (%s%s)  %s, code %u+%u, %s, agent: %s\n", (long long)inspect->pid,
 		inspect_text(h->command, sizeof(h->command), command, sizeof(command)),
 		inspect->tree[0] ? "tree " : "no agent answers", inspect->tree,
-		inspect->audit.code_k, inspect->audit.code_n - inspect->audit.code_k,
+		config_scheme_name(inspect->audit.scheme), inspect->audit.code_k,
+		inspect->audit.code_n - inspect->audit.code_k,
 		h->evict_mode == EVICT_WP ? "without MOVE" : "with MOVE",
 		agent_text(atomic_load(&h->agent_state)));
 	fprintf(out, "range      %s at 0x%llx, regions of %s, running for %s\n",
@@ -261,13 +267,13 @@ static void print_space(FILE *out, const struct inspect *inspect)
 	};
 	char used[32], capacity[32], text[32];
 
-	fprintf(out, "space      %s of %s leased is in use:\n", pages(s->used, used),
-		pages(s->capacity, capacity));
+	fprintf(out, "space      %s of %s leased is in use:\n", slots(inspect, s->used, used),
+		slots(inspect, s->capacity, capacity));
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(rows); i++)
 		if (rows[i].slots || i == 0)
 			fprintf(out, "  %-12s %12s  %10llu slots  %s\n", rows[i].name,
-				pages(rows[i].slots, text), (unsigned long long)rows[i].slots,
-				rows[i].means);
+				slots(inspect, rows[i].slots, text),
+				(unsigned long long)rows[i].slots, rows[i].means);
 }
 
 static void print_check(FILE *out, const struct inspect *inspect)

@@ -183,6 +183,7 @@ int survey_complain(const struct fm_config *config, const struct survey *report)
 	}
 	wish = config_code(config);
 	code = survey_code(wish, report->hosts);
+	config_fit_code(config->scheme, &code);
 	if (code.k == wish.k && code.m == wish.m)
 		return 0;
 	if (code.m == 0)

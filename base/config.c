@@ -51,8 +51,9 @@ const struct option_spec config_specs[] = {
 		.value = "batch-remote",
 		.argument = "NAME",
 		.help = "how pages are kept: batch-remote and batch-local code K pages together,\n"
-			"compacted by the nodes or by the agent; replicate keeps 1+M copies;\n"
-			"none one copy, which dies with its node"},
+			"compacted by the nodes or by the agent; split codes each by itself,\n"
+			"in K pieces; replicate keeps 1+M copies; none one, which dies with its\n"
+			"node"},
 	{.name = "nodes",
 		.letter = 'n',
 		.type = OPTION_STRING,
@@ -260,6 +261,12 @@ struct option_code config_code(const struct fm_config *config)
 	return code;
 }
 
+void config_fit_code(uint32_t scheme, struct option_code *code)
+{
+	while (scheme == SCHEME_SPLIT && code->k > 1 && FM_PAGE_SIZE % code->k != 0)
+		code->k--;
+}
+
 const char *config_scheme_name(uint32_t scheme)
 {
 	return scheme < SCHEME_COUNT ? config_scheme_words[scheme] : "?";
@@ -436,7 +443,16 @@ static int config_check_range(const struct fm_config *config, struct option_erro
 
 static int config_check_scheme(const struct fm_config *config, struct option_error *error)
 {
-	if (config->scheme == SCHEME_SPLIT || config->scheme == SCHEME_2PC)
+	if (config->scheme == SCHEME_SPLIT && FM_PAGE_SIZE % config->code.k != 0)
+		return option_fail(error,
+			"--scheme: split makes 1, 2, 4, 8 or 16 pieces of a page: give such a K "
+			"to --ec");
+	if (config->scheme == SCHEME_SPLIT &&
+		config->region_bytes > CONFIG_SPLIT_REGION_BYTES_MAX / config->code.k)
+		return option_fail(error,
+			"--region-size: too large for --scheme split: give at most %lluM",
+			(unsigned long long)(CONFIG_SPLIT_REGION_BYTES_MAX / config->code.k >> 20));
+	if (config->scheme == SCHEME_2PC)
 		return option_fail(error, "--scheme: %s is not in this build: take batch-remote",
 			config_scheme_name(config->scheme));
 	if (config->scheme == SCHEME_REPLICATE && config->code.m == 0)

@@ -66,6 +66,7 @@ struct fm_config {
 #define CONFIG_NODES_MAX 256 /* in the list; == CATALOG_NODES_MAX */
 #define CONFIG_REGION_BYTES_MIN (1ull << 20)
 #define CONFIG_REGION_BYTES_MAX (4ull << 30)
+#define CONFIG_SPLIT_REGION_BYTES_MAX (4ull << 30) /* over k: 2^20 slots */
 #define CONFIG_RANGE_BYTES_MIN (64ull << 20)
 #define CONFIG_LOCAL_BYTES_MIN (1ull << 20)
 
@@ -82,6 +83,8 @@ int config_check(const struct fm_config *config, struct option_error *error) FM_
 
 /* The code of a spanset under the scheme: what groups are to have. */
 struct option_code config_code(const struct fm_config *config);
+/* Makes k smaller until the scheme can do with it. */
+void config_fit_code(uint32_t scheme, struct option_code *code);
 /* "batch-remote"; "?" beyond the last. */
 const char *config_scheme_name(uint32_t scheme);
 

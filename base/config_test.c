@@ -288,6 +288,20 @@ TEST(a_scheme_says_how_much_of_the_code_applies)
 	set("ec", "5+0");
 	set("scheme", "replicate");
 	check_refused("--scheme: replicate with --ec 5+0", "give --ec 5+1");
+	set("ec", "3+2");
+	set("scheme", "split");
+	check_refused("--scheme: split makes 1, 2, 4, 8 or 16 pieces", "--ec");
+	set("ec", "8+2");
+	CHECK_EQ(config_check(&config, &error), 0);
+	CHECK_EQ(config_code(&config).k, 8);
+	set("region-size", "1G");
+	check_refused("--region-size: too large for --scheme split", "give at most 512M");
+	struct option_code code = {7, 2};
+	config_fit_code(SCHEME_SPLIT, &code);
+	CHECK_EQ(code.k, 4);
+	code.k = 7;
+	config_fit_code(SCHEME_BATCH_LOCAL, &code);
+	CHECK_EQ(code.k, 7);
 	set("scheme", "2pc");
 	check_refused("--scheme: 2pc is not in this build", "take batch-remote");
 }

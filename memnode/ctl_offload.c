@@ -89,6 +89,7 @@ static const char *rebuild_read(
 	request->sources_count = (uint8_t)message->n_sources;
 	request->count = (uint32_t)(message->spansets.len / stride);
 	request->rate_bytes_per_s = message->rate_bytes_per_s;
+	request->piece_bytes = message->piece_bytes;
 	return NULL;
 }
 

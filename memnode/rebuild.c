@@ -40,7 +40,7 @@ struct chunk {
 	uint32_t count; /* spansets; 0: free */
 	uint32_t reads_pending;
 	bool unreachable[REBUILD_CHUNK_SPANSETS];
-	uint8_t *memory; /* piece j of source s: (s * run.pieces_max + j) pages in */
+	uint8_t *memory; /* piece j of source s: (s * run.pieces_max + j) pieces in */
 };
 
 struct run {
@@ -53,6 +53,7 @@ struct run {
 	struct fabric_region *regions[CTL_SOURCES_MAX];
 	bool copy;
 	struct ec_plan plan;
+	uint32_t piece;                   /* bytes of a slot */
 	uint8_t source_of_plan[EC_K_MAX]; /* which source is the plan's i-th */
 	uint32_t order[CTL_REBUILD_MAX];  /* slot << ORDER_BITS | index */
 	uint32_t next;                    /* in order: not yet posted */
@@ -85,7 +86,7 @@ static const struct ctl_piece *run_pieces(const struct run *run, uint32_t at)
 static uint8_t *chunk_piece(
 	const struct run *run, const struct chunk *chunk, unsigned source, uint32_t j)
 {
-	return chunk->memory + ((size_t)source * run->pieces_max + j) * FM_PAGE_SIZE;
+	return chunk->memory + ((size_t)source * run->pieces_max + j) * run->piece;
 }
 
 /* ---- beginning ---- */
@@ -134,10 +135,10 @@ static void run_layout(struct run *run)
 {
 	const struct ctl_rebuild *request = run->request;
 	const uint64_t step_bytes = request->rate_bytes_per_s / (NS_PER_S / PACE_STEP_NS);
-	uint32_t max = REBUILD_CHUNK_BYTES / (request->sources_count * FM_PAGE_SIZE);
+	uint32_t max = REBUILD_CHUNK_BYTES / (request->sources_count * run->piece);
 	max = FM_MIN(max, REBUILD_CHUNK_SPANSETS);
 	if (request->rate_bytes_per_s)
-		max = (uint32_t)FM_MIN(max, step_bytes / FM_PAGE_SIZE);
+		max = (uint32_t)FM_MIN(max, step_bytes / run->piece);
 	run->pieces_max = max ? max : 1;
 	for (unsigned i = 0; i < REBUILD_CHUNKS; i++)
 		run->chunks[i].memory = run->kit->memory + (size_t)i * REBUILD_CHUNK_BYTES;
@@ -151,7 +152,9 @@ static int run_target(struct run *run, struct lease_table *table)
 	int error = lease_get(table, &request->target, &run->lease);
 	if (error)
 		return error;
-	const uint64_t slots = lease_bytes(run->lease) / FM_PAGE_SIZE;
+	run->piece = request->piece_bytes ? request->piece_bytes : FM_PAGE_SIZE;
+	const uint64_t slots =
+		FM_MIN(lease_bytes(run->lease) / run->piece, 1ull << (32 - ORDER_BITS));
 	lease_put(run->lease);
 	run->epoch = request->target.epoch;
 	for (uint32_t i = 0; i < request->count; i++)
@@ -252,8 +255,8 @@ static int chunk_read(struct run *run, struct chunk *chunk, const union read_tag
 	const struct ctl_piece *piece =
 		run_pieces(run, chunk->first + tag->of.j) + 1 + tag->of.source;
 	struct iovec iov = {chunk_piece(run, chunk, tag->of.source, tag->of.j),
-		(size_t)tag->of.count * FM_PAGE_SIZE};
-	struct fabric_transfer transfer = {.offset = (uint64_t)piece->slot * FM_PAGE_SIZE,
+		(size_t)tag->of.count * run->piece};
+	struct fabric_transfer transfer = {.offset = (uint64_t)piece->slot * run->piece,
 		.iov = &iov,
 		.iov_count = 1,
 		.tag = tag->tag,
@@ -292,7 +295,7 @@ static void run_pace(struct run *run, uint32_t count, uint64_t now_ns)
 	/* A wake-up that came late is made up for, or on a busy machine a rate would be a third of
 	 * itself; what was lost waiting for sources is not: no bursts. */
 	uint64_t begin_ns = FM_MAX(run->pace_ns, now_ns - PACE_LATE_NS);
-	run->pace_ns = begin_ns + (uint64_t)count * FM_PAGE_SIZE * NS_PER_S / rate;
+	run->pace_ns = begin_ns + (uint64_t)count * run->piece * NS_PER_S / rate;
 }
 
 static void chunk_post(struct run *run, struct chunk *chunk, uint64_t now_ns)
@@ -319,18 +322,18 @@ static uint8_t chunk_decide(struct run *run, struct chunk *chunk, uint32_t j)
 	const unsigned sources_count = run->request->sources_count;
 	const struct ctl_piece *pieces = run_pieces(run, chunk->first + j);
 	const uint8_t *sources[EC_K_MAX];
-	uint8_t *out = run->out + (size_t)j * FM_PAGE_SIZE;
+	uint8_t *out = run->out + (size_t)j * run->piece;
 	if (chunk->unreachable[j])
 		return CTL_REBUILD_UNREACHABLE;
 	for (unsigned s = 0; s < sources_count; s++)
-		if (crc32c(chunk_piece(run, chunk, s, j), FM_PAGE_SIZE) != pieces[1 + s].crc)
+		if (crc32c(chunk_piece(run, chunk, s, j), run->piece) != pieces[1 + s].crc)
 			return (uint8_t)(CTL_REBUILD_BAD_SOURCE + s);
 	if (run->copy)
 		return pieces[0].crc == pieces[1].crc ? CTL_REBUILD_DONE : CTL_REBUILD_WRONG;
 	for (unsigned i = 0; i < sources_count; i++)
 		sources[i] = chunk_piece(run, chunk, run->source_of_plan[i], j);
-	ec_rebuild(&run->plan, FM_PAGE_SIZE, sources, &out);
-	return crc32c(out, FM_PAGE_SIZE) == pieces[0].crc ? CTL_REBUILD_DONE : CTL_REBUILD_WRONG;
+	ec_rebuild(&run->plan, run->piece, sources, &out);
+	return crc32c(out, run->piece) == pieces[0].crc ? CTL_REBUILD_DONE : CTL_REBUILD_WRONG;
 }
 
 /* Stores count results that follow each other in memory and in the region. */
@@ -344,8 +347,8 @@ static void run_store(struct run *run, uint32_t slot, const uint8_t *from, uint3
 	}
 	int error = FAULT_POINT("memnode.rebuild.store")
 			    ? -EIO
-			    : lease_store(run->lease, (uint64_t)slot * FM_PAGE_SIZE, from,
-				      (size_t)count * FM_PAGE_SIZE);
+			    : lease_store(run->lease, (uint64_t)slot * run->piece, from,
+				      (size_t)count * run->piece);
 	lease_touch(run->lease);
 	lease_put(run->lease);
 	if (error == -EACCES)
@@ -368,7 +371,7 @@ static void chunk_store(struct run *run, struct chunk *chunk)
 			outcomes[run_index(run, chunk->first + j + count)] == CTL_REBUILD_DONE &&
 			run_pieces(run, chunk->first + j + count)->slot == slot + count)
 			count++;
-		run_store(run, slot, from + (size_t)j * FM_PAGE_SIZE, count);
+		run_store(run, slot, from + (size_t)j * run->piece, count);
 		for (uint32_t i = j; i < j + count && (run->refused || run->error); i++)
 			outcomes[run_index(run, chunk->first + i)] = CTL_REBUILD_REFUSED;
 	}

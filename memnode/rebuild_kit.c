@@ -110,7 +110,8 @@ static const char *sources_fault(const struct ctl_rebuild *request)
 
 uint64_t rebuild_rate_ns(const struct ctl_rebuild *request)
 {
-	const uint64_t bytes = request->count * (uint64_t)FM_PAGE_SIZE;
+	const uint32_t piece = request->piece_bytes ? request->piece_bytes : FM_PAGE_SIZE;
+	const uint64_t bytes = request->count * (uint64_t)piece;
 	return request->rate_bytes_per_s != 0 ? bytes * NS_PER_S / request->rate_bytes_per_s : 0;
 }
 
@@ -120,6 +121,9 @@ const char *rebuild_fault(const struct ctl_rebuild *request)
 		return "k must be 1..16, m 0..4";
 	if (request->position >= request->k + request->m)
 		return "the target's position is not in the code";
+	if (request->piece_bytes != 0 &&
+		(request->piece_bytes < CTL_PIECE_MIN || FM_PAGE_SIZE % request->piece_bytes != 0))
+		return "pieces have 256, 512, 1024, 2048 or 4096 bytes";
 	if (request->count < 1 || request->count > CTL_REBUILD_MAX)
 		return "1..4096 spansets at once";
 	if (request->sources_count != request->k && !request_copies(request))

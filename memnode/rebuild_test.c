@@ -33,6 +33,7 @@ static struct ctl_piece asked_pieces[SPANSETS * (1 + N)];
 static struct ctl_rebuild asked;
 static struct ctl_rebuilt rebuilt;
 static uint64_t seed;
+static uint32_t piece_bytes = 4096; /* of what is in `pieces` that much is used */
 
 static uint32_t roll(uint32_t below)
 {
@@ -76,9 +77,9 @@ static void pieces_draw(void)
 
 static void write_piece(struct fabric_region *region, uint32_t slot, uint8_t *from)
 {
-	struct iovec iov = {from, 4096};
+	struct iovec iov = {from, piece_bytes};
 	struct fabric_completion done;
-	struct fabric_transfer transfer = {.offset = slot * 4096ull,
+	struct fabric_transfer transfer = {.offset = (uint64_t)slot * piece_bytes,
 		.iov = &iov,
 		.iov_count = 1,
 		.deadline_ns = clock_now_ns() + 10 * NS_PER_S};
@@ -155,6 +156,7 @@ static void ask(unsigned position, unsigned k, unsigned first, int transport)
 	asked.position = (uint8_t)position;
 	asked.k = K;
 	asked.m = M;
+	asked.piece_bytes = piece_bytes == 4096 ? 0 : piece_bytes;
 	asked.count = SPANSETS;
 	asked.pieces = asked_pieces;
 	for (unsigned i = 0; asked.sources_count < k; i++) {
@@ -164,10 +166,12 @@ static void ask(unsigned position, unsigned k, unsigned first, int transport)
 	}
 	struct ctl_piece *piece = asked_pieces;
 	for (uint32_t i = 0; i < SPANSETS; i++) {
-		*piece++ = (struct ctl_piece){slots[N][i], crc32c(pieces[position][i], 4096)};
+		*piece++ =
+			(struct ctl_piece){slots[N][i], crc32c(pieces[position][i], piece_bytes)};
 		for (unsigned s = 0; s < k; s++) {
 			unsigned p = asked.sources[s].position;
-			*piece++ = (struct ctl_piece){slots[p][i], crc32c(pieces[p][i], 4096)};
+			*piece++ =
+				(struct ctl_piece){slots[p][i], crc32c(pieces[p][i], piece_bytes)};
 		}
 	}
 	CHECK(rebuild_fault(&asked) == NULL);
@@ -196,12 +200,13 @@ static void check_target(const struct fabric_capability *capability)
 	memset(wanted, 0, sizeof wanted);
 	for (uint32_t i = 0; i < SPANSETS; i++)
 		if (rebuilt.outcomes[i] == CTL_REBUILD_DONE)
-			memcpy(wanted + slots[N][i] * 4096ull, pieces[asked.position][i], 4096);
+			memcpy(wanted + (size_t)slots[N][i] * piece_bytes,
+				pieces[asked.position][i], piece_bytes);
 	target_read(capability, is);
 	CHECK_EQ(memcmp(is, wanted, sizeof is), 0);
 }
 
-TEST(every_position_is_rebuilt_byte_by_byte_over_shm_and_tcp)
+static void every_position_is_rebuilt(void)
 {
 	world_open();
 	for (int transport = NODE_SHM; transport <= NODE_TCP; transport++) {
@@ -217,6 +222,18 @@ TEST(every_position_is_rebuilt_byte_by_byte_over_shm_and_tcp)
 		}
 	}
 	world_close();
+}
+
+TEST(every_position_is_rebuilt_byte_by_byte_over_shm_and_tcp)
+{
+	every_position_is_rebuilt();
+}
+
+TEST(pieces_of_pages_are_rebuilt_too)
+{
+	piece_bytes = 1024;
+	every_position_is_rebuilt();
+	piece_bytes = 4096;
 }
 
 TEST(a_column_is_copied_and_a_repeated_call_changes_nothing)
@@ -548,6 +565,9 @@ CHANGE(source_twice, asked.sources[1].position = asked.sources[2].position)
 CHANGE(source_is_target, asked.sources[1].position = 0)
 CHANGE(crawling, asked.rate_bytes_per_s = 1)
 CHANGE(slot_of_no_region, asked_pieces[3].slot = 1u << 20)
+CHANGE(small_pieces, asked.piece_bytes = 128)
+CHANGE(odd_pieces, asked.piece_bytes = 1365)
+CHANGE(large_pieces, asked.piece_bytes = 8192)
 CHANGE(empty_endpoint, asked.sources[0].endpoint[0] = '\0')
 CHANGE(other_endpoint, strcpy(asked.sources[0].endpoint, "sim:1"))
 CHANGE(relative_endpoint, strcpy(asked.sources[0].endpoint, "shm:data.sock"))
@@ -557,8 +577,9 @@ TEST(requests_that_make_no_sense_are_named_and_refused)
 {
 	static void (*const changes[])(void) = {no_k, big_k, big_m, position_outside, no_spansets,
 		many_spansets, too_few_sources, lone_other_source, source_outside, source_twice,
-		source_is_target, crawling, slot_of_no_region, empty_endpoint, other_endpoint,
-		relative_endpoint, endpoint_with_a_line};
+		source_is_target, crawling, slot_of_no_region, small_pieces, odd_pieces,
+		large_pieces, empty_endpoint, other_endpoint, relative_endpoint,
+		endpoint_with_a_line};
 	for (unsigned p = 0; p < N; p++)
 		snprintf(nodes[p].endpoint[NODE_TCP], FABRIC_ENDPOINT_MAX, "tcp:127.0.0.1:1");
 	for (unsigned i = 0; i < FM_ARRAY_COUNT(changes); i++)

@@ -9,7 +9,8 @@
  * The rule of the widest code (groups_code). With fewer hosts than k + m, first k shrinks, down to
  * 2, so that the number of failures survived stays; then m, down to 1; then k, to 1 (two copies);
  * one host alone holds plain data, without redundancy. Hosts that are full count as absent only
- * while m stays as it was: a full cluster takes less, it does not become less safe.
+ * while m stays as it was: a full cluster takes less, it does not become less safe. Under
+ * `--scheme split` k divides a page.
  *
  * Invariants
  *   1. The columns of a group are on different hosts. Among hosts slow ones come last, before
@@ -31,6 +32,7 @@
 #include "farmem/agent/agent.h"
 #include "farmem/agent/agent_repair.h"
 #include "farmem/agent/column.h"
+#include "farmem/scheme.h"
 
 struct attempt_column {
 	struct attempt *attempt;
@@ -307,13 +309,17 @@ static void plan_make(
 }
 
 /* The code for this plan, or -ENOMEM when the hosts are there but full, -EAGAIN when none is up. */
-static int plan_code(const struct plan *plan, struct option_code wish, struct option_code *code)
+static int plan_code(
+	const struct agent_runtime *runtime, const struct plan *plan, struct option_code *code)
 {
+	uint32_t scheme = runtime->catalog.header->scheme;
 	struct option_code by_live;
 	if (plan->live_count == 0)
 		return -EAGAIN;
-	groups_code(plan->live_count, wish, &by_live);
+	groups_code(plan->live_count, runtime->wish, &by_live);
+	config_fit_code(scheme, &by_live);
 	groups_code(plan->room_count, by_live, code);
+	config_fit_code(scheme, code);
 	if (plan->room_count > 0 && code->m == by_live.m)
 		return 0;
 	return plan->busy ? -EAGAIN : -ENOMEM;
@@ -372,7 +378,7 @@ int groups_code_now(struct agent_runtime *runtime, struct option_code *code, uns
 	static struct plan plan;
 	plan_make(runtime->source.agent, runtime->region_bytes, runtime->wish, &plan);
 	*hosts = plan.live_count;
-	return plan_code(&plan, runtime->wish, code);
+	return plan_code(runtime, &plan, code);
 }
 
 /* ---- telling ---- */
@@ -537,7 +543,10 @@ static int attempt_show(struct attempt *attempt)
 	memset(group, 0, sizeof *group);
 	group->k = entry->k = attempt->k;
 	group->m = entry->m = attempt->m;
-	entry->slot_count = (uint32_t)FM_MIN(runtime->region_bytes / FM_PAGE_SIZE, 1ull << 20);
+	uint32_t slot_bytes = scheme_slot_bytes(&runtime->catalog, entry);
+	if (slot_bytes == 0)
+		return -EPROTO;
+	entry->slot_count = (uint32_t)FM_MIN(runtime->region_bytes / slot_bytes, CATALOG_SLOTS_MAX);
 	for (unsigned p = 0; p < (unsigned)attempt->k + attempt->m; p++) {
 		const struct attempt_column *column = &attempt->columns[p];
 		group->columns[p] =
@@ -654,7 +663,7 @@ void groups_fill(struct agent_runtime *runtime)
 		runtime->groups_count + runtime->attempts_running < wanted) {
 		struct option_code code;
 		plan_make(agent, runtime->region_bytes, wish, &plan);
-		int error = plan_code(&plan, wish, &code);
+		int error = plan_code(runtime, &plan, &code);
 		if (nodes_settling(agent, clock_now_ns()) &&
 			(error != 0 || code.k != wish.k || code.m != wish.m))
 			return; /* a wider code may be possible in a moment */

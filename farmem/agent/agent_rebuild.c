@@ -27,6 +27,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/agent/agent_repair.h"
+#include "farmem/scheme.h"
 
 #define COST_PARTIAL (1u << 16)
 #define COST_SUSPECT (1u << 20)
@@ -177,7 +178,7 @@ static bool outcomes_take(
 		uint8_t outcome = rebuilt->outcomes[i];
 		if (outcome == CTL_REBUILD_DONE) {
 			column_done(&repair->job, call->pieces[i * stride].slot);
-			bytes += FM_PAGE_SIZE;
+			bytes += call->asked.piece_bytes;
 		} else if (outcome >= CTL_REBUILD_BAD_SOURCE) {
 			piece_is_bad(repair, call, i, outcome - CTL_REBUILD_BAD_SOURCE);
 		} else if (outcome == CTL_REBUILD_WRONG) {
@@ -277,6 +278,8 @@ static struct rebuild_call *call_make(
 	asked->k = repair->k;
 	asked->m = repair->m;
 	asked->sources_count = (uint8_t)sources;
+	asked->piece_bytes = scheme_slot_bytes(
+		&repair->runtime->catalog, &repair->runtime->catalog.groups[repair->group]);
 	asked->pieces = call->pieces;
 	for (unsigned s = 0; s < sources; s++) {
 		const struct agent_node *node = &repair->agent->nodes[origins[s].node];
@@ -315,7 +318,7 @@ static int call_send(struct repair *repair, struct rebuild_call *call)
 	struct ctl_packed packed;
 	unsigned unused;
 	uint64_t rate = throttle_call(repair->agent, &unused);
-	uint64_t bytes = (uint64_t)call->asked.count * FM_PAGE_SIZE;
+	uint64_t bytes = (uint64_t)call->asked.count * call->asked.piece_bytes;
 	call->asked.rate_bytes_per_s = rate;
 	call->begun_ns = clock_now_ns();
 	if (repair->member->client == NULL)

@@ -23,6 +23,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/agent/agent_repair.h"
+#include "farmem/scheme.h"
 
 #define SCRUB_BATCH 512u /* spansets in a portion: 2 MiB of each column */
 #define SCRUB_LOOK 65536u
@@ -205,13 +206,20 @@ static void portion_start(struct scrub_agent *scrub)
 
 /* ---- portions, spread over the period ---- */
 
+/* Not pages in pieces: the nodes' Checksum knows slots of a page only. */
+static bool runtime_is_scrubbed(const struct agent_runtime *runtime)
+{
+	return runtime->attached && runtime->groups_count > 0 && !scheme_splits(&runtime->catalog);
+}
+
 /* Portions of a whole round over all programs. */
 static uint64_t portions(const struct agent *agent)
 {
 	uint64_t count = 0;
 	for (unsigned r = 0; r < agent->runtimes_count; r++) {
 		const struct agent_runtime *runtime = agent->runtimes[r];
-		for (unsigned g = 0; g < runtime->groups_count; g++) {
+		for (unsigned g = 0; runtime_is_scrubbed(runtime) && g < runtime->groups_count;
+			g++) {
 			uint32_t used = atomic_load_explicit(
 				&runtime->catalog.groups[g].columns[0].used, memory_order_relaxed);
 			if (!runtime->groups[g].retired)
@@ -235,7 +243,7 @@ static bool next_group(struct scrub_agent *scrub)
 	for (unsigned i = 0; i < agent->runtimes_count; i++) {
 		struct agent_runtime *runtime =
 			agent->runtimes[(scrub->turn + i) % agent->runtimes_count];
-		if (!runtime->attached || runtime->groups_count == 0)
+		if (!runtime_is_scrubbed(runtime))
 			continue;
 		scrub->turn = (scrub->turn + i + 1) % agent->runtimes_count;
 		scrub->runtime = runtime;

@@ -4,9 +4,8 @@
  *     {"agent": {"pid", "version", "dir", "membership": "none|embedded|static", "uptime_ns",
  *                "rebuild_limit_bytes_per_s": 0 while nothing is held back},
  *      "nodes": [one for each member, see below],
- *      "processes": [{"pid", "command", "started_ns", "code_k", "code_m", "region_bytes", "evict",
- *          "groups_wanted", "nodes_full",
- *          gauges and counters by the names of struct catalog_stats,
+ *      "processes": [{"pid", "command", "started_ns", "scheme", "code_k", "code_m", "region_bytes",
+ * "evict", "groups_wanted", "nodes_full", gauges and counters by the names of struct catalog_stats,
  *          "fault_ns": {"count","mean","p50","p99","p999","max"}, ...,
  *          "groups": [{"k","m","state": "none|open|closed|evacuate|retired","count"}],
  *          "columns_lost",
@@ -36,6 +35,7 @@
 
 #include "base/clock.h"
 #include "farmem/agent/agent_repair.h"
+#include "farmem/scheme.h"
 #include "farmem/stats_table.h"
 
 static const char *const state_names[] = {"none", "up", "suspect", "down"};
@@ -130,11 +130,16 @@ static double repair_speed(const struct repair *repair)
 	return seconds > 0 ? (double)repair->rebuilt_bytes / seconds : 0;
 }
 
+static uint32_t slot_bytes(const struct catalog *catalog, unsigned group)
+{
+	return scheme_slot_bytes(catalog, &catalog->groups[group]);
+}
+
 static uint64_t column_bytes(const struct agent_runtime *runtime, unsigned group, unsigned position)
 {
 	uint32_t used = atomic_load_explicit(
 		&runtime->catalog.groups[group].columns[position].used, memory_order_relaxed);
-	return (uint64_t)FM_MIN(used, CATALOG_SLOTS_MAX) * FM_PAGE_SIZE;
+	return (uint64_t)FM_MIN(used, CATALOG_SLOTS_MAX) * slot_bytes(&runtime->catalog, group);
 }
 
 static uint64_t repair_done_bytes(const struct repair *repair)
@@ -142,8 +147,9 @@ static uint64_t repair_done_bytes(const struct repair *repair)
 	const struct catalog *catalog = &repair->runtime->catalog;
 	if (repair->phase == REPAIR_RESERVING)
 		return 0;
-	return FM_PAGE_SIZE * atomic_load_explicit(&catalog->repairs[repair->job.repair].done_count,
-				      memory_order_relaxed);
+	return slot_bytes(catalog, repair->group) *
+	       atomic_load_explicit(
+		       &catalog->repairs[repair->job.repair].done_count, memory_order_relaxed);
 }
 
 static void moving_add(struct moving *moving, const struct repair *repair)
@@ -291,6 +297,7 @@ static cJSON *process_object(const struct agent *agent, const struct agent_runti
 	cJSON_AddNumberToObject(process, "pid", (double)header->pid);
 	cJSON_AddStringToObject(process, "command", command);
 	add_number(process, "started_ns", header->started_ns);
+	cJSON_AddStringToObject(process, "scheme", config_scheme_name(header->scheme));
 	add_number(process, "code_k", runtime->wish.k);
 	add_number(process, "code_m", runtime->wish.m);
 	add_number(process, "region_bytes", runtime->region_bytes);

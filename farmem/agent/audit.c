@@ -151,6 +151,13 @@ void audit_progress(struct audit *audit, uint64_t done)
 
 /* ---- opening ---- */
 
+/* Of a group with this k: as scheme_slot_bytes, of our own copies. */
+static uint32_t audit_slot_bytes(const struct audit *audit, uint8_t k)
+{
+	return audit->scheme == SCHEME_SPLIT ? (uint32_t)FM_PAGE_SIZE / FM_MAX(k, (uint8_t)1)
+					     : FM_PAGE_SIZE;
+}
+
 int audit_open(struct audit *audit, const struct catalog *catalog)
 {
 	struct catalog_header h = *catalog->header;
@@ -161,6 +168,8 @@ int audit_open(struct audit *audit, const struct catalog *catalog)
 		return -EPROTO;
 	audit->code_k = h.code_k;
 	audit->code_n = h.code_k + h.code_m;
+	audit->scheme = h.scheme;
+	audit->slot_bytes = audit_slot_bytes(audit, (uint8_t)h.code_k);
 	audit->record_stride = catalog_record_stride(h.code_k, h.code_m);
 	audit->range_pages = h.range_pages;
 	audit->records_max = h.records_max;
@@ -318,7 +327,7 @@ static void audit_group_end(struct audit *audit, uint32_t group)
 	}
 }
 
-/* Slots that no record names, by column. */
+/* Bytes of slots that no record names, by column. */
 static uint64_t audit_unnamed(struct audit *audit, bool tell)
 {
 	uint64_t total = 0;
@@ -331,7 +340,7 @@ static uint64_t audit_unnamed(struct audit *audit, bool tell)
 			f.group = i;
 			f.pos = pos;
 			f.count = g->used[pos] - g->named[pos];
-			total += f.count;
+			total += f.count * audit_slot_bytes(audit, g->k);
 			if (tell)
 				audit_found(audit, f);
 		}
@@ -339,9 +348,10 @@ static uint64_t audit_unnamed(struct audit *audit, bool tell)
 	return total;
 }
 
+/* Bytes. */
 static uint64_t audit_quarantined(const struct audit *audit)
 {
-	return atomic_load(&audit->catalog.stats->slots_quarantined_bytes) / FM_PAGE_SIZE;
+	return atomic_load(&audit->catalog.stats->slots_quarantined_bytes);
 }
 
 /* The quarantine is a list in the runtime's own memory: here only its length is known. */
@@ -350,11 +360,12 @@ static void audit_leaks(struct audit *audit)
 	uint64_t doubtful = audit_quarantined(audit);
 	uint64_t unnamed = audit_unnamed(audit, false);
 	struct audit_finding f;
-	audit->space.quarantined = doubtful;
+	audit->space.quarantined = doubtful / audit->slot_bytes;
 	if (doubtful != audit->quarantined_before)
 		return;
 	f = audit_finding(unnamed > doubtful ? AUDIT_SLOT_LEAKED : AUDIT_DOUBT_LOST);
-	f.count = unnamed > doubtful ? unnamed - doubtful : doubtful - unnamed;
+	f.count =
+		(unnamed > doubtful ? unnamed - doubtful : doubtful - unnamed) / audit->slot_bytes;
 	if (unnamed > 0 && doubtful == 0)
 		(void)audit_unnamed(audit, true);
 	else if (unnamed > doubtful || (unnamed < doubtful && audit->groups_moving == 0))

@@ -86,8 +86,9 @@ struct audit {
 	struct catalog catalog; /* the caller's; its descriptor is used to leave holes alone */
 	/* Copies of the header: the program may write to its own. */
 	uint64_t range_pages;
-	uint32_t records_max, record_stride, code_k, code_n;
-	bool drops; /* no MOVE: the evictor's words pass through DROPPING */
+	uint32_t records_max, record_stride, code_k, code_n, scheme;
+	uint32_t slot_bytes; /* of groups with the whole code */
+	bool drops;          /* no MOVE: the evictor's words pass through DROPPING */
 	/* of the last look */
 	uint32_t groups_count, records_used;
 	struct audit_group *groups;

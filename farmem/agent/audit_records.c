@@ -107,7 +107,7 @@ static bool records_make_sense(const struct audit *audit, const struct audit_rec
 	if (group >= audit->groups_count || !audit->groups[group].known)
 		return false;
 	const struct audit_group *g = &audit->groups[group];
-	if (record_hdr_live(r->hdr) >> g->k != 0)
+	if (record_hdr_live(r->hdr) >> (audit->scheme == SCHEME_SPLIT ? 1 : g->k) != 0)
 		return false;
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
 		if (r->slot[pos] >= g->slot_count)
@@ -250,20 +250,23 @@ static void records_check_live(struct audit *audit, uint32_t ssid, const struct 
 {
 	struct audit_space *s = &audit->space;
 	struct audit_group *g = &audit->groups[record_hdr_group(r->hdr)];
-	for (unsigned pos = 0; pos < g->k; pos++) {
+	/* A page in pieces has one reference, and k slots hang on it. */
+	const unsigned positions = audit->scheme == SCHEME_SPLIT ? 1 : g->k;
+	const unsigned slots = g->k / positions;
+	for (unsigned pos = 0; pos < positions; pos++) {
 		struct audit_finding f = audit_finding(AUDIT_LIVE_LOOSE);
 		if (!((record_hdr_live(r->hdr) >> pos) & 1)) {
-			s->dead++;
+			s->dead += slots;
 			continue;
 		}
 		g->live++;
 		enum holder holder = records_live_holder(audit, ssid, pos, r);
-		s->far += holder == HOLDER_FAR;
-		s->retained += holder == HOLDER_RETAINED;
-		s->staged += holder == HOLDER_STAGED;
-		s->repacked += holder == HOLDER_REPACK;
-		s->dead += holder == HOLDER_GONE;
-		s->loose += holder == HOLDER_NONE;
+		s->far += holder == HOLDER_FAR ? slots : 0;
+		s->retained += holder == HOLDER_RETAINED ? slots : 0;
+		s->staged += holder == HOLDER_STAGED ? slots : 0;
+		s->repacked += holder == HOLDER_REPACK ? slots : 0;
+		s->dead += holder == HOLDER_GONE ? slots : 0;
+		s->loose += holder == HOLDER_NONE ? slots : 0;
 		f.ssid = ssid;
 		f.pos = pos;
 		f.page = r->owner[pos];

@@ -45,6 +45,7 @@ const unsigned doctor_specs_count = FM_ARRAY_COUNT(doctor_specs);
 
 static const struct doctor_check *const check_lists[] = {
 	doctor_machine_checks,
+	doctor_rdma_checks,
 	doctor_farmem_checks,
 };
 

@@ -29,6 +29,7 @@ struct doctor_check {
 };
 
 extern const struct doctor_check doctor_machine_checks[]; /* end with a NULL name */
+extern const struct doctor_check doctor_rdma_checks[];
 extern const struct doctor_check doctor_farmem_checks[];
 
 void finding_ok(struct finding *finding, const char *format, ...) FM_PRINTF(2, 3);

@@ -37,7 +37,7 @@
 /* Worth it when dead is more than so many hundredths of used */
 #define REPACK_DEAD 30
 #define REPACK_DEAD_COMPACTING 45
-#define REPACK_DEAD_GOAL 8
+#define REPACK_DEAD_GOAL 5 /* of 4+2: 1.58 bytes for each byte that is far */
 #define REPACK_LAP_NS (4 * NS_PER_S)
 #define REPACK_LEFT_PAUSE_NS (20 * NS_PER_MS) /* between batches of what found no partner */
 #ifndef REPACK_MIN_DEAD_PAGES                 /* the simulator has less of everything */

@@ -13,6 +13,7 @@
  *     agent_drain.c     columns that leave a node
  *     agent_evacuate.c  groups that are given up, because hosts are too few or enough again
  *     agent_scrub.c     reads everything now and then
+ *     agent_compact.c   makes one spanset of two half-empty ones (compact.h)
  *     agent_stats.c     JSON for `farmem top`
  *
  * Words. A MEMBER is a place where a node is expected: an entry of --nodes, or an embedded node's
@@ -196,6 +197,8 @@ struct agent_runtime {
 	unsigned groups_count, groups_capacity;
 	/* agent_repair.c */
 	struct repair_runtime *repair;
+	/* agent_compact.c */
+	struct compact_runtime *compact;
 	/* text being sent to an asker */
 	char *text;
 	size_t text_bytes, text_sent;
@@ -227,8 +230,9 @@ struct agent {
 	bool places[AGENT_RUNTIMES_MAX];
 	uint64_t left_ns[AGENT_RUNTIMES_MAX];
 	unsigned left_count;
-	struct repair_agent *repair; /* agent_repair.c */
-	struct scrub_agent *scrub;   /* agent_scrub.c */
+	struct repair_agent *repair;   /* agent_repair.c */
+	struct scrub_agent *scrub;     /* agent_scrub.c */
+	struct compact_agent *compact; /* agent_compact.c */
 	struct load_agent *load;     /* agent_load.c; NULL: no node can be asked */
 	bool load_refused;
 };

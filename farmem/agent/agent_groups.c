@@ -32,6 +32,7 @@
 #include "farmem/agent/agent.h"
 #include "farmem/agent/agent_repair.h"
 #include "farmem/agent/column.h"
+#include "farmem/agent/compact.h"
 #include "farmem/scheme.h"
 
 struct attempt_column {
@@ -144,6 +145,7 @@ void groups_release(struct agent_runtime *runtime)
 {
 	struct agent *agent = runtime->source.agent;
 	repair_forget(runtime);
+	compact_forget(runtime);
 	for (unsigned g = 0; g < runtime->groups_count; g++)
 		groups_retire(runtime, g);
 	runtime->groups_count = 0;

@@ -29,6 +29,7 @@
 #include "farmem/agent/agent.h"
 #include "farmem/agent/agent_repair.h"
 #include "farmem/agent/column.h"
+#include "farmem/agent/compact.h"
 #include "rpc/resolve.h"
 
 /* A question under way. */
@@ -210,6 +211,7 @@ void node_down(struct agent_member *member, const char *reason)
 	member->drain_said = false; /* the next incarnation has said nothing */
 	member_flapped(member);
 	repair_node_down(agent, index);
+	compact_node_down(agent, index);
 	runtimes_poke(agent);
 }
 
@@ -648,6 +650,8 @@ int nodes_begin(struct agent *agent)
 		member->ready_pipe.fd = -1;
 	}
 	int error = repair_begin(agent);
+	if (error == 0)
+		error = compact_begin(agent);
 	if (error != 0)
 		return error;
 	return agent->embedded ? embedded_begin(agent) : static_begin(agent);

@@ -29,6 +29,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "farmem/agent/agent.h"
+#include "farmem/agent/compact.h"
 #include "farmem/agent/supervisor.h"
 
 /* After a program's end, until the last forked child's: between two looks, at first and in the end.
@@ -144,6 +145,7 @@ static void runtime_outlive(struct agent_runtime *runtime, uint64_t now_ns)
 	for (unsigned i = 0; i < CATALOG_THREADS_MAX; i++)
 		atomic_store_explicit(
 			&runtime->catalog.threads[i].storing, 0, memory_order_release);
+	compact_outlive(runtime);
 	runtime->outlived = true;
 	runtime->look_pause_ns = RUNTIME_LOOK_NS;
 	runtime->look_ns = now_ns + runtime->look_pause_ns;
@@ -435,6 +437,9 @@ static int handle_message(
 		return 0;
 	case MAILBOX_NODE_SUSPECT:
 		return handle_suspect(runtime, message->value);
+	case MAILBOX_MERGES:
+		compact_look(runtime);
+		return 0;
 	case MAILBOX_BYE:
 		return -ECONNRESET;
 	default:

@@ -153,6 +153,36 @@ TEST(a_claimed_record_has_one_owner_and_is_not_freed_under_it)
 	core_test_close(&core);
 }
 
+TEST(slots_that_another_record_took_over_are_given_back_by_that_one)
+{
+	open_core(4, 2, 16);
+	struct ssid old = publish_one(), new = record_alloc(&core);
+	CHECK(!ssid_is_none(new));
+	uint32_t slots[EC_N_MAX];
+	CHECK_EQ(slot_take_parity(&core, group_id_make(0), slots), 0);
+	for (unsigned pos = 0; pos < 6; pos++)
+		record_set_slot(record_at(&core, new), pos,
+			pos < 4 ? record_slot(record_at(&core, old), pos) : slots[pos - 4]);
+	CHECK(record_claim(&core, old));
+	record_publish_claimed(&core, new, 0, 15);
+	CHECK(!record_claim(&core, new));
+	for (unsigned pos = 0; pos < 4; pos++)
+		record_clear_live(&core, old, pos);
+	CHECK(record_retire_keeping(&core, old, 15));
+	CHECK_EQ(record_reclaim(&core), 1);
+	record_unclaim(&core, new);
+	for (unsigned pos = 0; pos < 6; pos++)
+		CHECK(slot_is_used(
+			&core, group_id_make(0), pos, record_slot(record_at(&core, new), pos)));
+	CHECK_EQ(slots_free(), 255);
+	for (unsigned pos = 0; pos < 4; pos++)
+		record_clear_live(&core, new, pos);
+	CHECK_EQ(record_reclaim(&core), 1);
+	CHECK_EQ(slots_free(), 256);
+	CHECK_EQ(core.catalog.stats->slots_used_bytes, 0);
+	core_test_close(&core);
+}
+
 TEST(a_record_queued_twice_is_freed_once)
 {
 	open_core(4, 2, 16);

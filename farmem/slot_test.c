@@ -139,3 +139,25 @@ TEST(gauges_follow_what_is_taken)
 	CHECK_EQ(core.catalog.stats->far_capacity_bytes, 4 * 64 * FM_PAGE_SIZE);
 	core_test_close(&core);
 }
+
+TEST(parity_slots_are_taken_alone_down_to_the_last_few)
+{
+	uint32_t slots[EC_N_MAX * 4], taken = 0;
+	open_core(4, 2, 64);
+	while (slot_take_parity(&core, group, slots) == 0) {
+		taken++;
+		for (unsigned i = 0; i < 2; i++)
+			CHECK(slot_is_used(&core, group, 4 + i, slots[i]));
+	}
+	CHECK_EQ(taken, 60); /* a sixteenth of the group is repack's */
+	CHECK_EQ(core.catalog.groups[3].columns[3].used, 0);
+	CHECK_EQ(core.catalog.groups[3].columns[4].used, 60);
+	CHECK_EQ(core.catalog.stats->slots_used_bytes, 120 * FM_PAGE_SIZE);
+	CHECK_EQ(core.budget.data_bytes, 0);
+	CHECK_EQ(slot_take(&core, group, 4, slots), 0); /* room for those all the same */
+	CHECK_EQ(core.budget.data_bytes, 16 * FM_PAGE_SIZE);
+	slot_give(&core, group, 2, slots[2 * 4]);
+	slot_give(&core, group, 5, slots[5 * 4]);
+	CHECK_EQ(core.budget.data_bytes, 15 * FM_PAGE_SIZE);
+	core_test_close(&core);
+}

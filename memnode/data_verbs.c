@@ -265,7 +265,7 @@ static void lease_cut_verbs(void *context, uint32_t place)
 struct request {
 	struct rdma_cm_id *id;
 	size_t length;
-	uint8_t initiator_depth;
+	uint8_t reads_in_flight; /* that the client asks for */
 	uint8_t bytes[256];
 };
 
@@ -328,7 +328,7 @@ static int connection_accept(struct data_verbs *v, const struct request *request
 		.rkey = domain->mr->rkey};
 	struct rdma_conn_param param = {.private_data = bytes,
 		.private_data_len = sizeof(bytes),
-		.responder_resources = FM_MIN(request->initiator_depth, READS_IN_FLIGHT),
+		.responder_resources = FM_MIN(request->reads_in_flight, READS_IN_FLIGHT),
 		.rnr_retry_count = 6};
 	wire_encode_verbs_answer(&answer, bytes);
 	return rdma_accept(c->id, &param) ? -errno : 0;
@@ -404,7 +404,7 @@ static void event_take(struct data_verbs *v)
 			memcpy(request.bytes, event->param.conn.private_data, request.length);
 		else
 			request.length = 0;
-		request.initiator_depth = event->param.conn.initiator_depth;
+		request.reads_in_flight = event->param.conn.responder_resources;
 	}
 	(void)rdma_ack_cm_event(event);
 	switch (type) {

@@ -52,6 +52,8 @@ bool fabric_verbs_loaded(void)
 static bool host_fault(unsigned point)
 {
 	switch (point) {
+	case FABRIC_FAULT_LOSE:
+		return FAULT_POINT("fabric.verbs.lose");
 	case FABRIC_FAULT_POST:
 		return FAULT_POINT("fabric.verbs.post");
 	case FABRIC_FAULT_COMPLETION:

@@ -37,7 +37,12 @@ struct fabric_module_host {
 	void (*warn)(const char *text);
 };
 
-enum fabric_module_fault { FABRIC_FAULT_POST, FABRIC_FAULT_COMPLETION, FABRIC_FAULT_CONNECT };
+enum fabric_module_fault {
+	FABRIC_FAULT_LOSE,
+	FABRIC_FAULT_POST,
+	FABRIC_FAULT_COMPLETION,
+	FABRIC_FAULT_CONNECT
+};
 
 /* What FABRIC_MODULE_SYMBOL is. Once per load; the host outlives the module. 0 and *ops, or -errno:
  * -EPROTO another version; -ENODEV no RDMA device; -ENOSYS the kernel has no RDMA. */

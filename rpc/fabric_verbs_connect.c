@@ -127,10 +127,11 @@ static int link_wait(struct verbs_link *link, enum verbs_phase phase, uint64_t d
 	}
 }
 
+/* At least 1: 0 is no time that the kernel takes, and link_wait knows that it is over. */
 static int left_ms(uint64_t deadline_ns)
 {
 	const uint64_t now = clock_now_ns();
-	return now >= deadline_ns ? 0 : (int)FM_MIN((deadline_ns - now) / NS_PER_MS + 1, 60000u);
+	return now >= deadline_ns ? 1 : (int)FM_MIN((deadline_ns - now) / NS_PER_MS + 1, 60000u);
 }
 
 static int address_error(int error)

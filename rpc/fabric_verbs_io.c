@@ -80,6 +80,8 @@ static void link_flush(struct verbs_link *link)
 	part->ops[link->last].wr.send_flags |= IBV_SEND_SIGNALED; /* invariant 1 */
 	link->unsent = VERBS_NONE;
 	link->unsent_count = 0;
+	if (verbs_host->fault(FABRIC_FAULT_LOSE))
+		return; /* as if the network had lost it, and every repetition */
 	int r = verbs_host->fault(FABRIC_FAULT_POST)
 			? ENOMEM
 			: ibv_post_send(link->id->qp, &first->wr, &bad);

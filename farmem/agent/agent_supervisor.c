@@ -49,7 +49,7 @@
 #define YOUNG_NS (300 * NS_PER_MS) /* dying younger than this makes the pauses grow */
 #define DEATHS_MAX 40u             /* young ones in a row, until a tree without programs ends */
 #define DESCRIPTORS_MAX 65536u
-#define DESCRIPTORS_MIN 256u
+#define DESCRIPTORS_MIN 512u /* poll takes no more entries than there may be descriptors */
 #define POLL_FIXED 2 /* signals, the worker; then a place for each node */
 
 /* ---- messages ---- */
@@ -405,8 +405,12 @@ static bool supervisor_loop(struct supervisor *supervisor)
 		for (unsigned i = 0; i < AGENT_MEMBERS_MAX; i++)
 			fds[POLL_FIXED + i] =
 				(struct pollfd){.fd = supervisor->nodes[i].pidfd, .events = POLLIN};
-		if (poll(fds, FM_ARRAY_COUNT(fds), timeout_ms) < 0)
-			continue;
+		if (poll(fds, FM_ARRAY_COUNT(fds), timeout_ms) < 0) {
+			if (errno == EINTR)
+				continue;
+			log_error("agent: cannot wait error=%d: given up", errno);
+			return true;
+		}
 		for (unsigned i = 0; i < AGENT_MEMBERS_MAX; i++)
 			if (fds[POLL_FIXED + i].revents != 0)
 				(void)spawner_ended(supervisor, supervisor->nodes[i].pid, -1);

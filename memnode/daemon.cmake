@@ -7,6 +7,12 @@ fm_program(farmem-memnode SOURCES main.c DEPS memnode_load memnode_ctl memnode c
 
 fm_test(ctl_service_test SOURCES ctl_service_test.c DEPS memnode_ctl ctl base)
 fm_test(merge_node_test SOURCES merge_node_test.c DEPS memnode_ctl memnode_offload memnode ctl ec base)
+if(FM_BENCH)
+	fm_program(merge_bench SOURCES merge_bench.c DEPS memnode_ctl memnode_offload memnode ctl ec base)
+	set_target_properties(merge_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench)
+	add_test(NAME merge_bench_quick COMMAND merge_bench 1)
+	set_tests_properties(merge_bench_quick PROPERTIES LABELS bench TIMEOUT 60)
+endif()
 fm_test(merge_mishap_test SOURCES merge_mishap_test.c DEPS memnode_ctl memnode_offload memnode ctl ec base)
 if(CMAKE_C_COMPILER_ID MATCHES "Clang" AND NOT FM_SANITIZE STREQUAL "thread")
 	# the handlers once more, so that the fuzzer sees their branches

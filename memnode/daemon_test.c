@@ -647,7 +647,7 @@ static void merge_send_at(struct copying *copying)
 	for (uint32_t i = 0; i < MERGES; i++)
 		pieces[i] = (struct ctl_merge_piece){i, i, copying->pieces[2 * i].crc, i + MERGES,
 			copying->pieces[2 * (i + MERGES)].crc};
-	strcpy(send.targets[0].address, copying->target_ctl);
+	memcpy(send.targets[0].address, copying->target_ctl, sizeof copying->target_ctl);
 	CHECK_EQ(ctl_pack_merge_send(&send, &packed), 0);
 	ask_at(copying->source_ctl, CTL_METHOD_MERGE_SEND, &packed, &result);
 	CHECK_EQ(ctl_unpack_merge_sent(&result, &send, &sent), 0);

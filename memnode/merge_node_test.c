@@ -1,6 +1,6 @@
 /*
- * memnode/merge_node_test.c: compaction at its nodes: what comes of it, in whatever order it is asked
- * for. What goes wrong around it is merge_mishap_test.c's.
+ * memnode/merge_node_test.c: compaction at its nodes: what comes of it, in whatever order it is
+ * asked for. What goes wrong around it is merge_mishap_test.c's.
  */
 #include "memnode/merge_world_test.h"
 

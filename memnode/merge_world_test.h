@@ -27,8 +27,10 @@
 #define K 4u
 #define M 2u
 #define N (K + M)
+#ifndef PAIRS
 #define PAIRS 70u /* more than one MergePartial takes; every mask several times */
-#define SLOTS 256u
+#endif
+#define SLOTS (3 * PAIRS + 46)
 #define ASK_NS (30 * NS_PER_S)
 
 struct world_node {
@@ -151,7 +153,7 @@ static inline void column_open(unsigned n)
 
 static inline void world_open(void)
 {
-	strcpy(world_dir + strlen(world_dir) - 6, "XXXXXX");
+	memcpy(world_dir + strlen(world_dir) - 6, "XXXXXX", 6);
 	CHECK(mkdtemp(world_dir) != NULL);
 	CHECK_EQ(ec_code_init(&code, K, M), 0);
 	for (uint32_t s = 0; s < 2 * PAIRS; s++)

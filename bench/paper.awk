@@ -239,7 +239,7 @@ function write_json(    i, j, n, parts, row, words) {
 
 # ---- the tables ----
 function micro_speed(    i, j, s, n, names, x, line, k) {
-	title("Throughput, closed loop, and latency at equal offered load (open loop), us; the paper's in brackets")
+	title("Throughput, closed loop, and latency at equal offered load (open loop), us; half reads, half writes; the paper's in brackets")
 	line = "scheme|peak kops/s|of none's"
 	n = points_of("open-", names, x)
 	for (j = 1; j <= n; j++)
@@ -391,7 +391,7 @@ function graph(    none) {
 }
 
 function skew(    i) {
-	title("Thousand operations per second by the exponent of the zipfian choice; of none's, the paper's in brackets")
+	title("Thousand operations per second, half reads, half writes, by the exponent of the zipfian choice; of none's, the paper's in brackets")
 	logarithmic = 1
 	grid("skew-", "", 1e3, "ops_per_s", "%.1f", paper_skew)
 	draw("zipf exponent", "thousand operations per second (logarithmic)")

@@ -14,6 +14,8 @@
 #include "tests/sim/hooks_decl.h"
 #include "tests/sim/sim.h"
 
+#define MERGE_ROUNDS 24u
+
 static struct catalog_node *agent_node(uint32_t i)
 {
 	return &sim.core.catalog.nodes[i];
@@ -67,6 +69,7 @@ static void agent_write_off(uint32_t node)
 				column_lose(c, g, pos);
 	}
 	atomic_store(&agent_node(node)->state, NODE_DOWN);
+	sim_merges_node_down(node);
 }
 
 /* Out of reach for so long that it passes for dead: allowed as any other failure is. */
@@ -168,6 +171,10 @@ static bool agent_add_group(void)
 	unsigned found = sim_agent_lenders(SIM_NO_GROUP, nodes, h->code_k + h->code_m);
 	if (found <= h->code_m)
 		return false;
+	unsigned k = found - h->code_m;
+	while (h->scheme == SCHEME_SPLIT && FM_PAGE_SIZE % k != 0)
+		k--;
+	found = k + h->code_m;
 	struct catalog_place places[EC_N_MAX];
 	for (unsigned pos = 0; pos < found; pos++) {
 		places[pos] = (struct catalog_place){.node = (uint16_t)nodes[pos]};
@@ -186,8 +193,8 @@ static bool agent_add_group(void)
 			atomic_store(&g->columns[pos].lost, 1);
 	}
 	g->m = (uint8_t)h->code_m;
-	g->k = (uint8_t)(found - h->code_m);
-	g->slot_count = (uint32_t)(h->region_bytes / FM_PAGE_SIZE);
+	g->k = (uint8_t)k;
+	g->slot_count = (uint32_t)(h->region_bytes / scheme_slot_bytes(&sim.core.catalog, g));
 	sim_say("group %u: %u+%u", index, g->k, g->m);
 	atomic_store(&g->state, GROUP_CLOSED); /* open if nothing happened meanwhile: columns.c */
 	atomic_store(&h->groups_count, index + 1);
@@ -206,20 +213,31 @@ static void agent_fill(void)
 		atomic_store(&h->agent_state, state);
 }
 
+/* Until the next round; transactions of compaction go on in between. */
+static void agent_rest(void)
+{
+	for (unsigned i = 0; i < MERGE_ROUNDS && sim.scenario.merges; i++) {
+		sim_merges_round();
+		sim_sleep_ns(1 + sim_below(NS_PER_MS / 4));
+	}
+	if (sim_below(8) == 0)
+		sim_sleep_ns(1 + sim_below(100 * NS_PER_MS));
+	else
+		sim_sleep_ns(1 + sim_below(3 * NS_PER_MS));
+}
+
 void sim_agent_main(void *argument)
 {
 	(void)argument;
 	sim_columns_open();
+	sim_merges_open();
 	for (;;) {
 		agent_meet();
 		agent_watch();
 		agent_keep_alive();
 		agent_fill();
 		sim_columns_round();
-		if (sim_below(8) == 0)
-			sim_sleep_ns(1 + sim_below(100 * NS_PER_MS));
-		else
-			sim_sleep_ns(1 + sim_below(3 * NS_PER_MS));
+		agent_rest();
 	}
 }
 

@@ -25,7 +25,7 @@ static bool beyond_done, faults_over;
 
 static bool lease_is_good(const struct sim_lease *l)
 {
-	for (uint64_t slot = 0; slot < l->bytes / FM_PAGE_SIZE; slot++)
+	for (uint64_t slot = 0; slot < l->bytes / SIM_SLOT_BYTES_MIN; slot++)
 		if (l->flipped[slot])
 			return false;
 	return true;
@@ -166,8 +166,8 @@ static void chaos_flip(void)
 		return;
 	uint32_t slot = (uint32_t)sim_below(group->slot_count);
 	l->flipped[slot] = 1;
-	l->memory[slot * (uint64_t)FM_PAGE_SIZE + sim_below(FM_PAGE_SIZE)] ^=
-		(uint8_t)(1 + sim_below(255));
+	uint32_t bytes = sim_slot_bytes(g);
+	l->memory[slot * (uint64_t)bytes + sim_below(bytes)] ^= (uint8_t)(1 + sim_below(255));
 	sim.flips++;
 }
 
@@ -182,7 +182,8 @@ static void chaos_fault_point(void)
 {
 	static const char *const names[] = {"spanset.store.post", "spanset.fetch.post",
 		"evict.store", "sim.reserve.column", "sim.rebuild.call", "sim.rebuild.answer",
-		"sim.rebuild.done", "sim.fence", "sim.commit"};
+		"sim.rebuild.done", "sim.fence", "sim.commit", "merge.claim", "merge.slots",
+		"merge.publish", "merge.switch", "merge.retire", "compact.call"};
 	(void)fault_arm(names[sim_below(FM_ARRAY_COUNT(names))], 1 + sim_below(20), false);
 }
 

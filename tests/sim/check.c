@@ -28,7 +28,10 @@ static void check_reference(uint32_t page, uint32_t ssid, uint32_t pos)
 		sim_fail("page %u names record %u, which was never used", page, ssid);
 	struct record r = record_at(&sim.core, ssid_make(ssid));
 	uint64_t hdr = record_load(r);
-	if (record_hdr_state(hdr) != RECORD_STABLE)
+	struct sim_pair_view pair;
+	enum sim_role part = sim_merge_part(ssid, &pair);
+	if (record_hdr_state(hdr) != RECORD_STABLE &&
+		!(record_hdr_state(hdr) == RECORD_CLAIMED && part != SIM_ROLE_NONE))
 		sim_fail("page %u names record %u in state %u", page, ssid, record_hdr_state(hdr));
 	if (record_owner(r, pos) != page)
 		sim_fail("page %u names record %u position %u, owned by page %u", page, ssid, pos,
@@ -131,7 +134,7 @@ static const uint8_t *check_place(const struct catalog_place *place, uint32_t sl
 	const struct sim_lease *l = sim_lease_at(place);
 	if (l == NULL || !sim_node_of(place->node)->alive || l->flipped[slot])
 		return NULL;
-	return l->memory + (uint64_t)slot * FM_PAGE_SIZE;
+	return l->memory + (uint64_t)slot * sim_slot_bytes(l->group);
 }
 
 /* A piece as a node holds it, or NULL when it is known to be damaged. Where a reader would look. */
@@ -172,7 +175,7 @@ static void check_rebuild(const struct ec_slow_shape *shape, uint32_t have, uint
 		sources[i] = pieces[plan.sources[i]];
 	for (unsigned i = 0; i < plan.wanted_count; i++)
 		out[i] = pieces[plan.wanted[i]];
-	ec_rebuild(&plan, FM_PAGE_SIZE, sources, out);
+	ec_rebuild(&plan, shape->length, sources, out);
 }
 
 static void check_encode(const struct ec_slow_shape *shape, uint8_t **pieces, uint8_t **parity)
@@ -186,7 +189,7 @@ static void check_encode(const struct ec_slow_shape *shape, uint8_t **pieces, ui
 	if (sim_below(64) == 0)
 		ec_slow_encode(shape, all);
 	else
-		ec_encode(core_code(&sim.core, shape->k, shape->m), FM_PAGE_SIZE, data, parity);
+		ec_encode(core_code(&sim.core, shape->k, shape->m), shape->length, data, parity);
 }
 
 static void check_code(
@@ -195,15 +198,15 @@ static void check_code(
 	const struct catalog_group *g = &sim.core.catalog.groups[group];
 	static uint8_t space[EC_M_MAX][FM_PAGE_SIZE];
 	uint8_t *again[EC_M_MAX] = {space[0], space[1], space[2], space[3]};
-	struct ec_slow_shape shape = {g->k, g->m, FM_PAGE_SIZE};
+	struct ec_slow_shape shape = {g->k, g->m, sim_slot_bytes(group)};
 	check_rebuild(&shape, have, pieces);
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
-		if (crc32c(pieces[pos], FM_PAGE_SIZE) != record_crc(r, pos))
+		if (crc32c(pieces[pos], shape.length) != record_crc(r, pos))
 			sim_fail("record %u position %u decodes to other bytes than were stored",
 				ssid, pos);
 	check_encode(&shape, pieces, again);
 	for (unsigned i = 0; i < g->m; i++)
-		if (memcmp(again[i], pieces[g->k + i], FM_PAGE_SIZE) != 0)
+		if (memcmp(again[i], pieces[g->k + i], shape.length) != 0)
 			sim_fail("record %u parity %u is not what its data encode to", ssid, i);
 }
 
@@ -221,26 +224,30 @@ static void check_far_bytes(struct record r, unsigned k, uint32_t live, uint8_t 
 
 static void check_stable(uint32_t ssid, struct record r, uint64_t hdr)
 {
-	static uint8_t space[EC_N_MAX][FM_PAGE_SIZE];
-	uint32_t group = record_hdr_group(hdr), have = 0;
+	/* One behind the other: under `split` the data pieces are a page. */
+	static uint8_t space[EC_N_MAX * FM_PAGE_SIZE];
+	uint32_t group = record_hdr_group(hdr), have = 0, slot_bytes = sim_slot_bytes(group);
 	const struct catalog_group *g = &sim.core.catalog.groups[group];
 	uint8_t *pieces[EC_N_MAX];
 	unsigned n = (unsigned)g->k + g->m;
-	if (record_hdr_live(hdr) != references[ssid])
+	struct sim_pair_view pair;
+	/* Of one that is being made, positions not settled yet are named through their sources. */
+	uint32_t unsettled = sim_merge_part(ssid, &pair) == SIM_ROLE_N ? ~pair.settled : 0;
+	if ((record_hdr_live(hdr) & ~unsettled) != references[ssid])
 		sim_fail("record %u: live %x, named %x", ssid, record_hdr_live(hdr),
 			references[ssid]);
 	if (record_hdr_live(hdr) == 0)
 		return; /* its columns may have been replaced without it */
 	for (unsigned pos = 0; pos < n; pos++) {
 		const uint8_t *bytes = check_piece(group, pos, record_slot(r, pos));
-		pieces[pos] = space[pos];
+		pieces[pos] = space + pos * slot_bytes;
 		if (bytes == NULL)
 			continue;
-		if (crc32c(bytes, FM_PAGE_SIZE) != record_crc(r, pos))
+		if (crc32c(bytes, slot_bytes) != record_crc(r, pos))
 			sim_fail("record %u position %u: group %u slot %u holds other bytes", ssid,
 				pos, group, record_slot(r, pos));
 		have |= 1u << pos;
-		memcpy(pieces[pos], bytes, FM_PAGE_SIZE);
+		memcpy(pieces[pos], bytes, slot_bytes);
 	}
 	if ((unsigned)__builtin_popcount(have) < g->k) {
 		if ((unsigned)__builtin_popcount(sim_damage(group)) <= g->m)
@@ -252,39 +259,65 @@ static void check_stable(uint32_t ssid, struct record r, uint64_t hdr)
 	check_far_bytes(r, g->k, record_hdr_live(hdr), pieces);
 }
 
+/* Positions whose slots are counted elsewhere: with the spanset that has taken them over. */
+static uint32_t check_kept(uint32_t ssid, enum sim_role part, const struct sim_pair_view *pair)
+{
+	const struct reclaim *rc = &sim.core.reclaim;
+	uint32_t kept = 0;
+	if (part == SIM_ROLE_A || part == SIM_ROLE_B) {
+		uint32_t data = (1u << sim.core.catalog.groups[pair->group].k) - 1;
+		return part == SIM_ROLE_A ? data & ~pair->take : data & pair->take;
+	}
+	for (uint64_t i = rc->limbo_head; i != rc->limbo_tail; i++)
+		if (rc->limbo[i % CORE_LIMBO_MAX].ssid.v == ssid)
+			kept = rc->limbo[i % CORE_LIMBO_MAX].keep;
+	return kept;
+}
+
+static void check_record(uint32_t ssid)
+{
+	struct record r = record_at(&sim.core, ssid_make(ssid));
+	uint64_t hdr = record_load(r);
+	enum record_state state = record_hdr_state(hdr);
+	struct sim_pair_view pair = {0};
+	enum sim_role part = sim_merge_part(ssid, &pair);
+	uint32_t group = part != SIM_ROLE_NONE ? pair.group : record_hdr_group(hdr);
+	const struct catalog_group *g = &sim.core.catalog.groups[group];
+	bool merging = (part != SIM_ROLE_NONE && state == RECORD_CLAIMED) ||
+		       (part == SIM_ROLE_N && state == RECORD_FILLING);
+	if (state == RECORD_FREE)
+		return;
+	if (state != RECORD_STABLE && state != RECORD_LIMBO && !merging)
+		sim_fail("record %u is left in state %u", ssid, state);
+	uint32_t kept = check_kept(ssid, part, &pair);
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+		if (!(kept >> pos & 1))
+			check_taken(group, pos, record_slot(r, pos), ssid);
+	if (state == RECORD_STABLE || state == RECORD_CLAIMED)
+		check_stable(ssid, r, hdr);
+}
+
 static void check_records(void)
 {
-	struct core *core = &sim.core;
-	for (uint32_t i = 0; i < core->reclaim.fresh; i++) {
-		struct record r = record_at(core, ssid_make(i));
-		uint64_t hdr = record_load(r);
-		enum record_state state = record_hdr_state(hdr);
-		const struct catalog_group *g = &core->catalog.groups[record_hdr_group(hdr)];
-		if (state == RECORD_FREE)
-			continue;
-		if (state != RECORD_STABLE && state != RECORD_LIMBO)
-			sim_fail("record %u is left in state %u", i, state);
-		for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
-			check_taken(record_hdr_group(hdr), pos, record_slot(r, pos), i);
-		if (state == RECORD_STABLE)
-			check_stable(i, r, hdr);
-	}
+	for (uint32_t i = 0; i < sim.core.reclaim.fresh; i++)
+		check_record(i);
 }
 
 /* ---- slots ---- */
 
+/* Bytes in quarantine. */
 static uint64_t check_doubts(void)
 {
-	uint64_t count = 0;
+	uint64_t bytes = 0;
 	for (unsigned s = 0; s < sim.scenario.stripes; s++) {
 		struct spanset_io *io = sim.stripes[s].io;
 		for (unsigned i = 0; i < spanset_lane(io)->quarantine_count; i++) {
 			const struct lane_doubt *d = &spanset_lane(io)->quarantine[i];
 			check_taken(d->group, d->pos, d->slot, UINT32_MAX);
-			count++;
+			bytes += sim_slot_bytes(d->group);
 		}
 	}
-	return count;
+	return bytes;
 }
 
 static void check_slots(void)
@@ -297,7 +330,7 @@ static void check_slots(void)
 			for (uint32_t slot = 0; slot < group->slot_count; slot++) {
 				if (!slot_is_used(core, group_id_make(g), pos, slot))
 					continue;
-				used++;
+				used += sim_slot_bytes(g);
 				if (!(taken[g][pos][slot / 64] >> (slot % 64) & 1))
 					sim_fail("slot %u of group %u position %u leaked", slot, g,
 						pos);
@@ -305,15 +338,14 @@ static void check_slots(void)
 		}
 	}
 	const struct catalog_stats *stats = core->catalog.stats;
-	if (atomic_load(&stats->slots_used_bytes) != used * FM_PAGE_SIZE)
-		sim_fail("slots_used_bytes is off: %llu slots are used, the gauge says %llu",
+	if (atomic_load(&stats->slots_used_bytes) != used)
+		sim_fail("slots_used_bytes is off: %llu are used, the gauge says %llu",
 			(unsigned long long)used,
-			(unsigned long long)atomic_load(&stats->slots_used_bytes) / FM_PAGE_SIZE);
-	if (atomic_load(&stats->slots_quarantined_bytes) != doubts * FM_PAGE_SIZE)
-		sim_fail("slots_quarantined_bytes is off: %llu slots, the gauge says %lld",
+			(unsigned long long)atomic_load(&stats->slots_used_bytes));
+	if (atomic_load(&stats->slots_quarantined_bytes) != doubts)
+		sim_fail("slots_quarantined_bytes is off: %llu, the gauge says %lld",
 			(unsigned long long)doubts,
-			(long long)atomic_load(&stats->slots_quarantined_bytes) /
-				(int)FM_PAGE_SIZE);
+			(long long)atomic_load(&stats->slots_quarantined_bytes));
 }
 
 /* ---- groups and leases ---- */
@@ -382,6 +414,7 @@ void sim_check_calm(void)
 					 "%u position %u)",
 					n, l->group, l->pos);
 		}
+	sim_merges_check_calm();
 	/* A lease may be kept by nobody only where an agent died or an answer got lost. */
 	const struct sim_scenario *s = &sim.scenario;
 	bool excused = s->agent_every_ns + s->part_every_ns + s->slow_every_ns != 0 ||

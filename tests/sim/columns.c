@@ -148,6 +148,7 @@ static void call_start(
 		.m = job->column.m,
 		.position = (uint8_t)job->column.position,
 		.group = job->column.group,
+		.slot_bytes = sim_slot_bytes(job->column.group),
 		.target = *job_next(job),
 		.count = count};
 	memcpy(call->entries, entries, count * sizeof(*entries));
@@ -409,12 +410,13 @@ static void columns_widen(void)
 static bool entry_is_good(uint32_t group, const struct column_entry *e)
 {
 	const struct catalog_group *g = &columns_catalog()->groups[group];
+	const uint32_t slot_bytes = sim_slot_bytes(group);
 	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
 		const struct catalog_place *place =
 			column_source(columns_catalog(), group, pos, e->slot[pos]);
 		const struct sim_lease *l = place == NULL ? NULL : sim_lease_at(place);
 		if (l != NULL && sim_node_of(place->node)->alive &&
-			crc32c(l->memory + (uint64_t)e->slot[pos] * FM_PAGE_SIZE, FM_PAGE_SIZE) !=
+			crc32c(l->memory + (uint64_t)e->slot[pos] * slot_bytes, slot_bytes) !=
 				e->crc[pos])
 			return false;
 	}

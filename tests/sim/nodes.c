@@ -102,11 +102,18 @@ struct sim_lease *sim_lease_of(uint32_t group, uint32_t pos)
 	return sim_lease_at(catalog_cur(&sim.core.catalog.groups[group].columns[pos]));
 }
 
+uint32_t sim_slot_bytes(uint32_t group)
+{
+	const struct catalog *c = &sim.core.catalog;
+	return scheme_slot_bytes(c, &c->groups[group]);
+}
+
 void sim_lease_store(struct sim_lease *l, uint64_t offset, const uint8_t *from, uint64_t bytes)
 {
 	memcpy(l->memory + offset, from, bytes);
 	l->renewed_ns = sim.now_ns;
-	for (uint64_t s = offset / FM_PAGE_SIZE; s * FM_PAGE_SIZE < offset + bytes; s++)
+	uint32_t slot_bytes = sim_slot_bytes(l->group);
+	for (uint64_t s = offset / slot_bytes; s * slot_bytes < offset + bytes; s++)
 		l->flipped[s] = 0;
 }
 
@@ -118,7 +125,7 @@ static struct sim_lease *lease_make(struct sim_node *n, uint64_t bytes)
 	l->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	FM_ASSERT(l->memory != MAP_FAILED);
-	l->flipped = calloc(bytes / FM_PAGE_SIZE, 1);
+	l->flipped = calloc(bytes / SIM_SLOT_BYTES_MIN, 1);
 	FM_ASSERT(l->flipped != NULL);
 	l->capability = (struct fabric_capability){.lease = n->leases_count + 1ull,
 		.incarnation = n->incarnation,
@@ -248,8 +255,9 @@ static int call_read(const struct sim_call *call, unsigned source, unsigned entr
 	const struct sim_lease *l = place_answers(place) ? sim_lease_at(place) : NULL;
 	if (l == NULL)
 		return -EHOSTUNREACH;
-	memcpy(bytes, l->memory + (uint64_t)e->slot[pos] * FM_PAGE_SIZE, FM_PAGE_SIZE);
-	return crc32c(bytes, FM_PAGE_SIZE) == e->crc[pos] ? 0 : 1 + (int)pos;
+	uint32_t length = sim_slot_bytes(l->group);
+	memcpy(bytes, l->memory + (uint64_t)e->slot[pos] * length, length);
+	return crc32c(bytes, length) == e->crc[pos] ? 0 : 1 + (int)pos;
 }
 
 static void call_decode(const struct sim_call *call, uint8_t (*pieces)[FM_PAGE_SIZE], uint8_t *out)
@@ -258,7 +266,7 @@ static void call_decode(const struct sim_call *call, uint8_t (*pieces)[FM_PAGE_S
 	uint32_t have = 0;
 	struct ec_plan plan;
 	if (call->sources_count == 1 && call->source_positions[0] == call->position) {
-		memcpy(out, pieces[0], FM_PAGE_SIZE);
+		memcpy(out, pieces[0], call->slot_bytes);
 		return;
 	}
 	for (unsigned i = 0; i < call->sources_count; i++)
@@ -270,7 +278,7 @@ static void call_decode(const struct sim_call *call, uint8_t (*pieces)[FM_PAGE_S
 		for (unsigned j = 0; j < call->sources_count; j++)
 			if (call->source_positions[j] == plan.sources[i])
 				sources[i] = pieces[j];
-	ec_rebuild(&plan, FM_PAGE_SIZE, sources, &out);
+	ec_rebuild(&plan, call->slot_bytes, sources, &out);
 }
 
 static int call_entry(struct sim_call *call, unsigned entry)
@@ -284,14 +292,15 @@ static int call_entry(struct sim_call *call, unsigned entry)
 			return rc;
 	}
 	call_decode(call, pieces, made);
-	if (crc32c(made, FM_PAGE_SIZE) != e->crc[call->position])
+	if (crc32c(made, call->slot_bytes) != e->crc[call->position])
 		return -EPROTO;
 	if (!sim.calm && sim_chance(sim.scenario.rebuild_slow))
 		sim_sleep_ns(sim_below(sim_below(2) ? NS_PER_S : 20 * NS_PER_MS));
 	struct sim_lease *l = sim_lease_at(&call->target);
 	if (!sim_node_of(call->target.node)->alive || l == NULL)
 		return -EACCES; /* fenced or given back meanwhile */
-	sim_lease_store(l, (uint64_t)e->slot[call->position] * FM_PAGE_SIZE, made, FM_PAGE_SIZE);
+	sim_lease_store(
+		l, (uint64_t)e->slot[call->position] * call->slot_bytes, made, call->slot_bytes);
 	return 0;
 }
 

@@ -8,7 +8,7 @@
 
 const char *const sim_bug_names[BUG_COUNT] = {"none", "ack-early", "no-fence", "no-epoch",
 	"clean-lies", "lost-wake", "keep-bytes", "done-early", "no-quiet", "reopen", "late-rebuild",
-	"leak-lease"};
+	"leak-lease", "merge-watermark", "merge-unacked", "merge-twice", "merge-keep"};
 
 /* What most scenarios share: 4+2, 256 pages near, some 500 far. */
 #define SIM_USUAL                                                                                  \
@@ -68,6 +68,8 @@ const struct sim_scenario sim_scenarios[] = {
 		.pin_every_ns = 20 * NS_PER_MS,
 		.fault_every_ns = 20 * NS_PER_MS,
 		.poor_every_ns = 200 * NS_PER_MS,
+		.merges = true,
+		.merge_trouble = 10000,
 		.reuses = true},
 	{.name = "stripes",
 		.about = "two stripes, two handlers each, everything at once",
@@ -165,6 +167,50 @@ const struct sim_scenario sim_scenarios[] = {
 		.orphan_keep_ns = 300 * NS_PER_MS,
 		.active_ns = 500 * NS_PER_MS,
 		.damage_max = 1},
+	{.name = "copies",
+		.about = "--scheme replicate: three copies",
+		SIM_USUAL,
+		.scheme = SCHEME_REPLICATE,
+		SIM_BAD_NETWORK,
+		.crash_every_ns = 40 * NS_PER_MS,
+		.flip_every_ns = 5 * NS_PER_MS},
+	{.name = "single",
+		.about = "--scheme none: no redundancy, no losses",
+		SIM_USUAL,
+		.scheme = SCHEME_NONE,
+		.late = 6000,
+		.delay = 8000,
+		.fault_every_ns = 3 * NS_PER_MS},
+	{.name = "split",
+		.about = "--scheme split: pages in pieces, hosts that die, are drained and lie",
+		SIM_USUAL,
+		.scheme = SCHEME_SPLIT,
+		SIM_BAD_NETWORK,
+		.crash_every_ns = 40 * NS_PER_MS,
+		.slow_every_ns = 40 * NS_PER_MS,
+		.flip_every_ns = 5 * NS_PER_MS,
+		.drain_every_ns = 100 * NS_PER_MS},
+	{.name = "merge",
+		.about = "compaction, and nothing fails",
+		SIM_USUAL,
+		.merges = true,
+		.reuses = true},
+	{.name = "merge_chaos",
+		.about = "compaction while messages, hosts and agents get lost, and nodes are "
+			 "drained",
+		SIM_USUAL,
+		SIM_BAD_NETWORK,
+		.merges = true,
+		.merge_trouble = 30000,
+		.crash_every_ns = 60 * NS_PER_MS,
+		.part_every_ns = 150 * NS_PER_MS,
+		.flip_every_ns = 20 * NS_PER_MS,
+		.drain_every_ns = 60 * NS_PER_MS,
+		.agent_every_ns = 30 * NS_PER_MS,
+		.fault_every_ns = 10 * NS_PER_MS,
+		.away_ns = 200 * NS_PER_MS,
+		.rebuild_slow = 10000,
+		.rebuild_mute = 50000},
 	{.name = "beyond",
 		.about = "m+1 hosts of a group die: loss is told, never hidden",
 		SIM_USUAL,
@@ -179,6 +225,12 @@ void sim_scenario_adjust(struct sim_scenario *s)
 {
 	if (s->orphan_keep_ns == 0)
 		s->orphan_keep_ns = SIM_ORPHAN_KEEP_NS;
+	if (s->scheme == SCHEME_NONE || s->scheme == SCHEME_REPLICATE) {
+		s->k = 1;
+		s->region_slots = 256; /* a batch takes 64 of them */
+	}
+	if (s->scheme == SCHEME_NONE)
+		s->m = 0;
 	if (strcmp(s->name, "full") == 0) {
 		s->pages = 500;
 		s->region_slots = 32;

@@ -24,6 +24,7 @@
 #include "base/compiler.h"
 #include "farmem/agent/column.h"
 #include "farmem/fault.h"
+#include "farmem/scheme.h"
 #include "rpc/fabric.h"
 
 #define SIM_NODES_MAX 128  /* processes that ever lived; and entries of the catalog */
@@ -43,6 +44,7 @@ struct sim_scenario {
 	const char *name;
 	const char *about;
 	unsigned k, m;
+	uint32_t scheme;      /* enum config_scheme */
 	unsigned hosts_spare; /* hosts beyond k+m */
 	unsigned stripes, handlers, programs;
 	uint32_t pages; /* the program's, over all stripes */
@@ -68,6 +70,8 @@ struct sim_scenario {
 	bool beyond;         /* once, m+1 hosts of a group die */
 	bool reuses;         /* the program often writes what was there before */
 	bool purges;
+	bool merges;            /* the agent compacts */
+	uint32_t merge_trouble; /* per million of its messages: lost, late, repeated, each */
 };
 
 extern const struct sim_scenario sim_scenarios[];
@@ -79,18 +83,22 @@ extern const char *const sim_bug_names[];
 /* Deliberate breakage, to prove that the checks can fail. */
 enum sim_bug {
 	BUG_NONE = 0,
-	BUG_ACK_EARLY,    /* a write is acknowledged before it is stored */
-	BUG_NO_FENCE,     /* a fence that stops nothing */
-	BUG_NO_EPOCH,     /* nobody waits for readers */
-	BUG_CLEAN_LIES,   /* any near duplicate passes for clean */
-	BUG_LOST_WAKE,    /* installing a page sometimes wakes nobody */
-	BUG_KEEP_BYTES,   /* a dropped page shows its old bytes at the next first touch */
-	BUG_DONE_EARLY,   /* a slot passes for rebuilt before the node says so */
-	BUG_NO_QUIET,     /* a column is replaced while somebody still stores into its group */
-	BUG_REOPEN,       /* a group with a lost column takes spansets */
-	BUG_LATE_REBUILD, /* no fence though a Rebuild may still be at work: it meets slots used
-			     anew */
-	BUG_LEAK_LEASE,   /* the old place of a column is not given back */
+	BUG_ACK_EARLY,       /* a write is acknowledged before it is stored */
+	BUG_NO_FENCE,        /* a fence that stops nothing */
+	BUG_NO_EPOCH,        /* nobody waits for readers */
+	BUG_CLEAN_LIES,      /* any near duplicate passes for clean */
+	BUG_LOST_WAKE,       /* installing a page sometimes wakes nobody */
+	BUG_KEEP_BYTES,      /* a dropped page shows its old bytes at the next first touch */
+	BUG_DONE_EARLY,      /* a slot passes for rebuilt before the node says so */
+	BUG_NO_QUIET,        /* a column is replaced while somebody still stores into its group */
+	BUG_REOPEN,          /* a group with a lost column takes spansets */
+	BUG_LATE_REBUILD,    /* no fence though a Rebuild may still be at work: it meets slots used
+				anew */
+	BUG_LEAK_LEASE,      /* the old place of a column is not given back */
+	BUG_MERGE_WATERMARK, /* a node forgets which transactions have ended */
+	BUG_MERGE_UNACKED,   /* the agent takes an end for acknowledged that never got there */
+	BUG_MERGE_TWICE,     /* a partial parity that comes twice is added twice */
+	BUG_MERGE_KEEP,      /* the limbo gives back slots that the new spanset has */
 	BUG_COUNT,
 };
 
@@ -121,6 +129,7 @@ void sim_fail(const char *format, ...) FM_PRINTF(1, 2) FM_NORETURN;
 void sim_say(const char *format, ...) FM_PRINTF(1, 2); /* with -v */
 
 /* ---- nodes.c: memory nodes ---- */
+#define SIM_SLOT_BYTES_MIN 1024u /* a page in 4 pieces */
 struct sim_lease {
 	struct fabric_capability capability; /* with the epoch in force */
 	bool held;                           /* else: given back, its memory is gone */
@@ -150,7 +159,7 @@ struct sim_call {
 	bool abandoned; /* nobody waits for the answer */
 	bool answered;
 	uint8_t k, m, position, sources_count;
-	uint32_t group;
+	uint32_t group, slot_bytes;
 	struct catalog_place target, sources[EC_K_MAX];
 	uint8_t source_positions[EC_K_MAX];
 	unsigned count;
@@ -159,6 +168,8 @@ struct sim_call {
 					 */
 };
 
+/* Of a group's slots. */
+uint32_t sim_slot_bytes(uint32_t group);
 uint32_t sim_node_start(unsigned host); /* index, or SIM_NODES_MAX */
 void sim_node_crash(uint32_t node);
 void sim_node_part(uint32_t node, bool parted);
@@ -232,6 +243,18 @@ unsigned sim_agent_lenders(uint32_t group, uint32_t *nodes, unsigned most);
 /* Columns anew, drains, evacuation: what an earlier agent left, what there is to do now. */
 void sim_columns_open(void);
 void sim_columns_round(void);
+
+/* ---- merge.c, merge_nodes.c: compaction ---- */
+enum sim_role { SIM_ROLE_NONE, SIM_ROLE_A, SIM_ROLE_B, SIM_ROLE_N };
+struct sim_pair_view {
+	uint32_t group, take, settled; /* as of struct catalog_pair */
+};
+void sim_merges_open(void);
+void sim_merges_round(void);
+void sim_merges_node_down(uint32_t node);
+void sim_merges_check_calm(void);
+enum sim_role sim_merge_part(uint32_t ssid, struct sim_pair_view *view);
+void sim_merge_node_main(void *argument); /* the nodes' workers */
 
 /* ---- chaos.c ---- */
 void sim_chaos_main(void *argument);

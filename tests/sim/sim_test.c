@@ -32,6 +32,7 @@
 #define SIM_STEPS_DEFAULT 1500
 #define CALM_NS (sim.scenario.orphan_keep_ns + NS_PER_S)
 #define REBUILD_WORKERS 5
+#define MERGE_WORKERS 4
 
 struct sim sim;
 
@@ -247,12 +248,15 @@ static void runtime_open(void)
 		.records_max = s->records_max,
 		.code_k = s->k,
 		.code_m = s->m,
+		.scheme = s->scheme,
 		.region_bytes = s->region_slots * FM_PAGE_SIZE,
 		.command = "sim"};
 	struct fm_config *c = &sim.core.config;
 	c->local.bytes = s->budget_pages * (uint64_t)FM_PAGE_SIZE;
 	c->retain.bytes = s->retain_pages * (uint64_t)FM_PAGE_SIZE;
 	c->on_full = s->on_full;
+	c->scheme = s->scheme;
+	c->code = (struct option_code){4, 2};
 	c->read_ahead = 8;
 	c->fetch_deadline_ns = 10 * NS_PER_MS;
 	c->store_deadline_ns = 300 * NS_PER_MS;
@@ -276,6 +280,8 @@ static void run_spawn(void)
 	(void)sim_spawn("chaos", sim_chaos_main, NULL);
 	for (unsigned i = 0; i < REBUILD_WORKERS; i++)
 		(void)sim_spawn("rebuild", sim_rebuild_main, NULL);
+	for (unsigned i = 0; i < MERGE_WORKERS && sim.scenario.merges; i++)
+		(void)sim_spawn("merge", sim_merge_node_main, NULL);
 	for (unsigned i = 0; i < sim.scenario.stripes; i++)
 		(void)sim_spawn("evictor", evictor_main, &sim.stripes[i]);
 	for (unsigned i = 0; i < sim.handlers_count; i++)
@@ -298,7 +304,9 @@ static void run_print(void)
 	       "flips %llu torn %llu drops %llu late %llu fences %llu failed stores %llu; columns "
 	       "%llu given up %llu "
 	       "doubts %llu "
-	       "drains %llu evacuated %llu retired %llu agents %llu revoked %llu\n",
+	       "drains %llu evacuated %llu retired %llu agents %llu revoked %llu; merged %llu "
+	       "aborted "
+	       "%llu refused %llu\n",
 		sim.scenario.name, N(sim.seed), sim.moves ? "move" : "wp", (double)sim.now_ns / 1e9,
 		N(sim.switches), N(s->swap_out_pages), N(s->clean_evictions), N(s->swap_in_pages),
 		N(s->faults_rescued), N(s->degraded_reads), N(s->hedged_reads), N(s->hedged_wins),
@@ -306,7 +314,8 @@ static void run_print(void)
 		N(s->move_busy), N(sim.crashes), N(sim.parts), N(sim.flips), N(sim.torns),
 		N(sim.drops), N(sim.lates), N(sim.fences), N(s->store_failures), N(sim.commits),
 		N(sim.aborts), N(sim.doubts), N(sim.drains), N(sim.evacuations), N(sim.retired),
-		N(sim.agent_deaths), N(sim.revoked));
+		N(sim.agent_deaths), N(sim.revoked), N(s->merged_pairs), N(s->merge_aborts),
+		N(s->merge_refusals));
 #undef N
 }
 

@@ -26,7 +26,7 @@ static const char *const config_scheme_words[] = {
 	"batch-remote", "batch-local", "none", "replicate", "split", "2pc", NULL};
 FM_BUILD_ASSERT(FM_ARRAY_COUNT(config_scheme_words) == SCHEME_COUNT + 1, "one word each");
 static const char *const config_compact_words[] = {"auto", "off", "local", "remote", NULL};
-static const char *const config_transport_words[] = {"auto", "shm", "tcp", NULL};
+static const char *const config_transport_words[] = {"auto", "shm", "tcp", "verbs", NULL};
 static const char *const config_log_level_words[] = {"error", "warn", "info", "debug", NULL};
 
 const struct option_spec config_specs[] = {
@@ -61,13 +61,14 @@ const struct option_spec config_specs[] = {
 		.size = ROOM(nodes),
 		.argument = "HOST:PORT,...",
 		.help = "memory nodes; without it nodes are started on this machine"},
-	{.name = "transport",
+	{.name = "fabric",
 		.type = OPTION_CHOICE,
 		.offset = AT(transport),
 		.choices = config_transport_words,
 		.value = "auto",
-		.argument = "auto|shm|tcp",
-		.help = "how nodes on this machine are reached; auto is shm"},
+		.argument = "auto|shm|tcp|verbs",
+		.help = "how nodes are reached: shm on this machine, tcp anywhere, verbs by RDMA,\n"
+			"with --nodes; auto: shm for nodes started here, else tcp"},
 	{.name = "embedded-nodes",
 		.type = OPTION_COUNT,
 		.offset = AT(embedded_count),
@@ -366,13 +367,17 @@ static int config_check_nodes(const struct fm_config *config, struct option_erro
 		if (++count > CONFIG_NODES_MAX)
 			return option_fail(error, "--nodes: more than %d nodes", CONFIG_NODES_MAX);
 	}
+	if (result == 0 && count == 0 && config->transport == TRANSPORT_VERBS)
+		return option_fail(error,
+			"--fabric: verbs reaches nodes on a network: give --nodes, "
+			"started with farmem-memnode --verbs");
 	if (result != 0 || count == 0)
 		return result;
 	if (config->embedded_count != 0)
 		return option_fail(
 			error, "--embedded-nodes: does not go with --nodes: give one of the two");
 	if (config->transport == TRANSPORT_SHM)
-		return option_fail(error, "--transport: shm reaches nodes on this machine only: "
+		return option_fail(error, "--fabric: shm reaches nodes on this machine only: "
 					  "leave it out, or leave --nodes out");
 	return 0;
 }

@@ -29,14 +29,14 @@ enum config_compact {
 	COMPACT_LOCAL,  /* the agent fetches deltas, multiplies, and sends partial parities */
 	COMPACT_REMOTE, /* memory nodes send them to each other */
 };
-enum config_transport { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
+enum config_transport { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP, TRANSPORT_VERBS };
 
 struct fm_config {
 	struct option_share local;  /* near budget; default 25% */
 	struct option_code code;    /* default 4+2 */
 	uint32_t scheme;            /* enum config_scheme */
 	char nodes[2048];           /* "h1:7400,h2:7400"; empty: embedded */
-	uint32_t transport;         /* of embedded nodes: auto = shm */
+	uint32_t transport;         /* --fabric; auto: shm for embedded nodes, else tcp */
 	uint64_t embedded_count;    /* embedded nodes; 0: k+m+1 */
 	uint64_t node_memory_bytes; /* each embedded node's limit; 0: as much as the machine */
 	uint64_t region_bytes;      /* size of a region; default 64M, at most 4G */

@@ -75,7 +75,7 @@ TEST(the_words_of_choices_are_in_the_order_of_their_enums)
 	CHECK_EQ(config.evict, EVICT_WP);
 	set("evict", "move");
 	CHECK_EQ(config.evict, EVICT_MOVE);
-	set("transport", "tcp");
+	set("fabric", "tcp");
 	CHECK_EQ(config.transport, TRANSPORT_TCP);
 	for (uint32_t scheme = 0; scheme < SCHEME_COUNT; scheme++) {
 		set("scheme", config_scheme_name(scheme));
@@ -230,13 +230,17 @@ TEST(options_that_contradict_the_node_list_are_refused)
 {
 	load();
 	set("nodes", "h1:7400");
-	set("transport", "shm");
-	check_refused("--transport", "leave it out");
-	set("transport", "tcp");
+	set("fabric", "shm");
+	check_refused("--fabric", "leave it out");
+	set("fabric", "tcp");
 	set("embedded-nodes", "7");
 	check_refused("--embedded-nodes", "one of the two");
 	set("embedded-nodes", "0");
 	CHECK_EQ(config_check(&config, &error), 0);
+	set("fabric", "verbs");
+	CHECK_EQ(config_check(&config, &error), 0);
+	set("nodes", "");
+	check_refused("--fabric", "farmem-memnode --verbs");
 }
 
 TEST(node_entries_come_apart_into_host_and_port)

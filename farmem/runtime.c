@@ -32,6 +32,7 @@
 #include "farmem/mmap.h"
 #include "farmem/permitted.h"
 #include "farmem/record.h"
+#include "rpc/fabric.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE (1u << 1)
@@ -471,6 +472,11 @@ int runtime_open(struct runtime *rt)
 		return rc;
 	}
 	log_set_level(rt->config.log_level);
+	/* Here, because loading calls malloc: no thread of ours may (rpc/fabric.h). */
+	if (rt->config.transport == TRANSPORT_VERBS && (rc = fabric_load_verbs()) != 0)
+		log_error("--fabric verbs: no RDMA here (%s): memory nodes are reached over tcp "
+			  "(see: farmem doctor)",
+			strerrordesc_np(-rc));
 	rc = runtime_absolute(rt->config.dir, sizeof(rt->config.dir));
 	if (rc == 0)
 		rc = runtime_absolute(rt->config.profile, sizeof(rt->config.profile));

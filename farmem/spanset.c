@@ -111,6 +111,20 @@ bool spanset_fetch_ready(const struct spanset_io *io)
 
 /* ---- opening and closing ---- */
 
+/*
+ * What operations use, and stays mapped as it is. Not so staging: its pages come and go
+ * (UFFDIO_MOVE, MADV_DONTNEED), which no registration survives, so verbs copies them.
+ */
+static void spanset_tell_memory(struct spanset_io *io)
+{
+	struct fabric_queue *queue = io->lane.queue;
+	fabric_memory(queue, io->fetch_buffers, SPANSET_FETCH_MAX * FM_PAGE_SIZE);
+	fabric_memory(queue, io->workspaces, SPANSET_DEGRADED_MAX * SPANSET_WORKSPACE_BYTES);
+	fabric_memory(queue, io->zeros, FM_PAGE_SIZE);
+	if (io->parity)
+		fabric_memory(queue, io->parity, SPANSET_PARITY_BYTES);
+}
+
 int spanset_io_open(
 	struct core *core, const struct spanset_io_options *options, struct spanset_io **io)
 {
@@ -134,6 +148,8 @@ int spanset_io_open(
 		rc = spanset_split_open(made);
 	if (rc == 0)
 		rc = lane_open(&made->lane, core, options->spin_ns);
+	if (rc == 0)
+		spanset_tell_memory(made);
 	if (rc == 0 && options->stores)
 		rc = epoch_register(core, options->name, &made->thread);
 	if (rc != 0)

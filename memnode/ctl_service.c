@@ -287,6 +287,13 @@ static int handle_stats(void *context, const uint8_t *bytes, size_t length, stru
 	answer.data_port = options->data_port;
 	answer.data_path = (char *)(uintptr_t)options->data_path;
 	answer.huge_pages = usage.huge_pages;
+	if (options->verbs) {
+		struct data_verbs_stats verbs;
+		data_verbs_stats(options->verbs, &verbs);
+		answer.data_verbs = (char *)(uintptr_t)data_verbs_address(options->verbs);
+		answer.queue_pairs = verbs.queue_pairs_count;
+		answer.rdma_regions = verbs.regions_count;
+	}
 	answer.version = version;
 	answer.uptime_ns = clock_now_ns() - service->started_ns;
 	return ctl_reply_message(reply, &answer.base);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/compiler.h"
+#include "memnode/data_verbs.h"
 #include "memnode/lease.h"
 #include "memnode/offload.h"
 #include "rpc/ctl_memnode.h"
@@ -16,10 +17,11 @@
 struct ctl_service_options {
 	struct lease_table *table;
 	struct offload *offload;
-	const char *name;      /* texts must outlive the service */
-	const char *host;      /* machine identity */
-	const char *data_path; /* "" : no shm data plane */
-	uint16_t data_port;    /* 0: no tcp data plane */
+	const char *name;         /* texts must outlive the service */
+	const char *host;         /* machine identity */
+	const char *data_path;    /* "" : no shm data plane */
+	uint16_t data_port;       /* 0: no tcp data plane */
+	struct data_verbs *verbs; /* NULL: no RDMA */
 	/* Reserves at once; further ones are UNAVAILABLE, so that keepalives find a thread. */
 	unsigned reserves_max;
 };

@@ -40,6 +40,12 @@ const struct option_spec daemon_specs[] = {
 		.help = "where their programs read and write (tcp); default: --listen's host, port "
 			"+ 1\n"
 			"port 0, here and there: the kernel chooses, the ready line tells"},
+	{.name = "verbs",
+		.type = OPTION_STRING,
+		TEXT(verbs),
+		.argument = "HOST:PORT",
+		.help = "where they read and write by RDMA, an address that an RDMA device has\n"
+			"(farmem doctor lists them); default: no RDMA"},
 	{.name = "memory",
 		.letter = 'm',
 		.type = OPTION_SHARE,
@@ -237,6 +243,8 @@ static int check_addresses(struct daemon_options *options, struct option_error *
 	}
 	if (options->data_listen[0] != '\0' &&
 		check_address("data-listen", options->data_listen, error) != 0)
+		return -EINVAL;
+	if (options->verbs[0] != '\0' && check_address("verbs", options->verbs, error) != 0)
 		return -EINVAL;
 	if (strcmp(options->listen, options->data_listen) == 0 && options->listen[0] != '\0' &&
 		strcmp(strrchr(options->listen, ':'), ":0") != 0)

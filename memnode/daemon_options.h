@@ -15,6 +15,7 @@ enum daemon_huge_pages { HUGE_PAGES_AUTO, HUGE_PAGES_YES, HUGE_PAGES_NO };
 struct daemon_options {
 	char listen[DAEMON_ADDRESS_BYTES];      /* empty: no TCP control plane */
 	char data_listen[DAEMON_ADDRESS_BYTES]; /* empty: none, once daemon_options_read is done */
+	char verbs[DAEMON_ADDRESS_BYTES];       /* empty: no RDMA */
 	char dir[DAEMON_DIR_BYTES];             /* empty: no unix sockets */
 	char name[MACHINE_ID_BYTES];
 	char host_id[MACHINE_ID_BYTES];

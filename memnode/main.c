@@ -38,6 +38,7 @@
 #include "memnode/ctl_service.h"
 #include "memnode/daemon_options.h"
 #include "memnode/data_server.h"
+#include "memnode/data_verbs.h"
 #include "memnode/lease.h"
 #include "memnode/node_load.h"
 #include "rpc/ctl_server.h"
@@ -60,6 +61,7 @@ struct daemon {
 	int lock_fd, signal_fd, owner_fd;
 	struct lease_table *leases;
 	struct data_server *data;
+	struct data_verbs *verbs; /* NULL: no RDMA */
 	struct offload *offload;
 	struct node_load *load;
 	struct ctl_server *ctl;
@@ -189,6 +191,26 @@ static int daemon_open_data(struct daemon *daemon)
 	return 0;
 }
 
+static int daemon_open_verbs(struct daemon *daemon)
+{
+	const char *address = daemon->options.verbs;
+	const struct data_verbs_options options = {.address = address, .leases = daemon->leases};
+	if (address[0] == '\0')
+		return 0;
+	int error = data_verbs_open(&options, &daemon->verbs);
+	if (error == -ENOSYS)
+		return failed(daemon, error,
+			"--verbs %s: no RDMA in this kernel: modprobe rdma_ucm, and rdma_rxe for a "
+			"machine without an RDMA card (see: farmem doctor)",
+			address);
+	if (error == -ENODEV)
+		return failed(daemon, error,
+			"--verbs %s: no RDMA device has that address (see: farmem doctor; for a "
+			"card without RDMA: rdma link add rxe0 type rxe netdev CARD)",
+			address);
+	return error == 0 ? 0 : failed(daemon, error, "--verbs %s: %s", address, strerror(-error));
+}
+
 /* gRPC only says that it could not listen; a bind of our own says why. 0 or -errno. */
 static int probe_bind(const char *address)
 {
@@ -284,6 +306,7 @@ static int daemon_open_ctl(struct daemon *daemon)
 		.host = daemon->options.host_id,
 		.data_path = daemon->data_path,
 		.data_port = daemon->data_port,
+		.verbs = daemon->verbs,
 		.reserves_max = RESERVES_MAX,
 	};
 	struct ctl_server_options options = {.context = &daemon->service,
@@ -320,9 +343,10 @@ static void daemon_say_ready(struct daemon *daemon)
 	ready_address(options->listen, daemon->ctl_port, ctl);
 	ready_address(options->data_listen, daemon->data_port, data);
 	int length = snprintf(line, sizeof line,
-		"farmem-memnode: ready ctl=%s data=%s dir=%s name=%s memory_bytes=%llu "
+		"farmem-memnode: ready ctl=%s data=%s verbs=%s dir=%s name=%s memory_bytes=%llu "
 		"incarnation=%016llx\n",
-		ctl, data, options->dir[0] != '\0' ? options->dir : "-", options->name,
+		ctl, data, daemon->verbs != NULL ? data_verbs_address(daemon->verbs) : "-",
+		options->dir[0] != '\0' ? options->dir : "-", options->name,
 		(unsigned long long)options->memory_bytes,
 		(unsigned long long)lease_table_incarnation(daemon->leases));
 	(void)!write(STDERR_FILENO, line, (size_t)length);
@@ -350,6 +374,8 @@ static int daemon_open(struct daemon *daemon)
 	if (error == 0)
 		error = daemon_open_data(daemon);
 	if (error == 0)
+		error = daemon_open_verbs(daemon);
+	if (error == 0)
 		error = daemon_open_load(daemon);
 	if (error == 0)
 		error = daemon_open_offload(daemon);
@@ -363,6 +389,7 @@ static void daemon_close(struct daemon *daemon)
 	ctl_server_close(daemon->ctl);
 	offload_close(daemon->offload);
 	node_load_close(daemon->load);
+	data_verbs_close(daemon->verbs);
 	data_server_close(daemon->data);
 	if (daemon->leases != NULL)
 		lease_table_close(daemon->leases);

@@ -210,8 +210,11 @@ static int stats_from_message(const Farmem__V1__StatsReply *reply, struct ctl_st
 		text_copy(stats->name, sizeof stats->name, reply->name) != 0 ||
 		text_copy(stats->host, sizeof stats->host, reply->host) != 0 ||
 		text_copy(stats->version, sizeof stats->version, reply->version) != 0 ||
-		text_copy(stats->data_path, sizeof stats->data_path, reply->data_path) != 0)
+		text_copy(stats->data_path, sizeof stats->data_path, reply->data_path) != 0 ||
+		text_copy(stats->data_verbs, sizeof stats->data_verbs, reply->data_verbs) != 0)
 		return -EPROTO;
+	stats->queue_pairs_count = reply->queue_pairs;
+	stats->rdma_regions_count = reply->rdma_regions;
 	stats->incarnation = reply->incarnation;
 	stats->data_port = (uint16_t)reply->data_port;
 	stats->huge_pages = reply->huge_pages;

@@ -110,6 +110,8 @@ struct ctl_stats {
 	char host[CTL_NAME_BYTES];
 	char version[CTL_NAME_BYTES];
 	char data_path[CTL_PATH_BYTES];
+	char data_verbs[CTL_NAME_BYTES];
+	uint32_t queue_pairs_count, rdma_regions_count;
 	uint16_t data_port;
 	bool huge_pages;
 	uint64_t incarnation;

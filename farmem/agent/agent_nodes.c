@@ -239,6 +239,40 @@ static int member_resolve(
 	return resolve_endpoint(host, port, endpoint);
 }
 
+/*
+ * "verbs:10.1.2.3:7402,tcp:10.1.2.3:7401": RDMA first, and what a process without it takes (a
+ * program's forked child, another node).
+ */
+static int member_verbs_endpoint(const struct agent_member *member, const struct ctl_stats *stats,
+	char endpoint[FABRIC_ENDPOINT_MAX])
+{
+	char tcp[FABRIC_ENDPOINT_MAX] = "", verbs[FABRIC_ENDPOINT_MAX];
+	const char *colon = strrchr(stats->data_verbs, ':'), *address = stats->data_verbs;
+	unsigned port = 0;
+	int error = stats->data_port != 0 ? member_resolve(member, stats->data_port, tcp) : 0;
+	if (error != 0)
+		return error;
+	if (colon == NULL || sscanf(colon, ":%5u", &port) != 1 || port == 0 || port > UINT16_MAX) {
+		runtime_notice(member->agent, NULL, LOG_WARN,
+			"memory node %s offers no RDMA (farmem-memnode --verbs ADDRESS:PORT): it "
+			"is "
+			"reached over tcp",
+			member->name);
+		memcpy(endpoint, tcp, sizeof tcp);
+		return tcp[0] != '\0' ? 0 : -EINVAL;
+	}
+	/* Everywhere on that host: where we reach its control plane, then. */
+	if (strncmp(address, "0.0.0.0:", 8) == 0 || strncmp(address, "[::]:", 5) == 0) {
+		error = member_resolve(member, (uint16_t)port, verbs);
+		if (error != 0)
+			return error;
+		address = verbs + strlen("tcp:");
+	}
+	int length = snprintf(endpoint, FABRIC_ENDPOINT_MAX, "verbs:%s%s%s", address,
+		tcp[0] != '\0' ? "," : "", tcp);
+	return length < FABRIC_ENDPOINT_MAX ? 0 : -EINVAL;
+}
+
 static int member_endpoint(const struct agent_member *member, const struct ctl_stats *stats,
 	char endpoint[FABRIC_ENDPOINT_MAX])
 {
@@ -250,6 +284,8 @@ static int member_endpoint(const struct agent_member *member, const struct ctl_s
 	else if (agent->embedded && stats->data_port != 0)
 		length = snprintf(
 			endpoint, FABRIC_ENDPOINT_MAX, "tcp:127.0.0.1:%u", stats->data_port);
+	else if (!agent->embedded && agent->config.transport == TRANSPORT_VERBS)
+		return member_verbs_endpoint(member, stats, endpoint);
 	else if (!agent->embedded && stats->data_port != 0)
 		return member_resolve(member, (uint16_t)stats->data_port, endpoint);
 	return length > 0 && length < FABRIC_ENDPOINT_MAX ? 0 : -EINVAL;

@@ -232,7 +232,7 @@ TEST(a_full_node_makes_groups_narrower_but_not_less_safe)
 TEST(embedded_nodes_can_be_reached_by_tcp)
 {
 	tree_begin();
-	struct runtime *runtime = runtime_begin(2, 1, "transport=tcp\n");
+	struct runtime *runtime = runtime_begin(2, 1, "fabric=tcp\n");
 	want(runtime, 1);
 	CHECK(pump(runtime, has_nodes, 4));
 	for (unsigned i = 0; i < 4; i++)

@@ -196,7 +196,7 @@ far_flags() {
 	if [ "$TRANSPORT" = tcp ]; then
 		FAR_FLAGS+=(--nodes "$NODES")
 	else
-		FAR_FLAGS+=(--transport "$TRANSPORT")
+		FAR_FLAGS+=(--fabric "$TRANSPORT")
 	fi
 	FAR_FLAGS+=("${MORE_FLAGS[@]}")
 }

@@ -49,7 +49,7 @@ static pid_t far_start(struct program *program, const char *const *command)
 	words[count++] = "8M";
 	words[count++] = "--dir";
 	words[count++] = program->dir;
-	words[count++] = soak.options.shm ? "--transport" : "--nodes";
+	words[count++] = soak.options.shm ? "--fabric" : "--nodes";
 	words[count++] = soak.options.shm ? "shm" : nodes_text;
 	words[count++] = "--";
 	while (*command && count < WORDS_MAX - 1)

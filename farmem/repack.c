@@ -16,10 +16,11 @@
  * (k+m)/k).
  *
  * While the agent compacts (header.compacting: it does, and keeps up) such spansets are its own,
- * since making one of two moves no data: up to REPACK_DEAD_COMPACTING. What it finds no partner for
- * is rewritten here while dead space is more than REPACK_DEAD_GOAL: spansets of which a fifth is
- * dead and that look just as they did when the sweep passed by REPACK_LAP_NS ago or more. So they
- * are cold, the agent had its time, and what is written together stays together for long.
+ * since making one of two moves no data: up to REPACK_DEAD_COMPACTING, which is little more, lest
+ * compaction cost space where it cannot keep up. What it finds no partner for is rewritten here
+ * while dead space is more than REPACK_DEAD_GOAL: spansets of which a fifth is dead and that look
+ * just as they did when the sweep passed by REPACK_LAP_NS ago or more. So they are cold, the agent
+ * had its time, and what is written together stays together for long.
  */
 #include "farmem/stripe.h"
 
@@ -36,7 +37,7 @@
 #define REPACK_SCAN 4096u /* records looked at per round */
 /* Worth it when dead is more than so many hundredths of used */
 #define REPACK_DEAD 30
-#define REPACK_DEAD_COMPACTING 45
+#define REPACK_DEAD_COMPACTING 33
 #define REPACK_DEAD_GOAL 5 /* of 4+2: 1.58 bytes for each byte that is far */
 #define REPACK_LAP_NS (4 * NS_PER_S)
 #define REPACK_LEFT_PAUSE_NS (20 * NS_PER_MS) /* between batches of what found no partner */

@@ -150,14 +150,21 @@ BEGIN {
 	}
 }
 
-# Points that begin with a prefix, in the order they came; returns how many. x[] is what follows the prefix.
-function points_of(prefix, names, x,    i, n) {
-	for (i = 1; i <= points_count; i++)
-		if (index(points[i], prefix) == 1) {
-			names[++n] = points[i]
-			x[n] = substr(points[i], length(prefix) + 1)
+# Points that begin with a prefix, by the number that follows it, which x[] gets; returns how many.
+function points_of(prefix, names, x,    i, j, n, number) {
+	n = 0
+	for (i = 1; i <= points_count; i++) {
+		if (index(points[i], prefix) != 1)
+			continue
+		number = substr(points[i], length(prefix) + 1)
+		for (j = n++; j >= 1 && x[j] + 0 > number + 0; j--) {
+			x[j + 1] = x[j]
+			names[j + 1] = names[j]
 		}
-	return n + 0
+		x[j + 1] = number
+		names[j + 1] = points[i]
+	}
+	return n
 }
 
 # ---- the plot: one line per series; a point is data[series, i] = "x y" ----
@@ -183,7 +190,7 @@ function add(series, x, y) {
 	if (x < x_min) x_min = x + 0
 	if (x > x_max) x_max = x + 0
 }
-function tick(v) { return v >= 1e6 ? sprintf("%gM", v / 1e6) : v >= 1e4 ? sprintf("%gk", v / 1e3) : sprintf("%.3g", v) }
+function tick(v) { return v >= 1e6 ? sprintf("%gM", v / 1e6) : v >= 1e4 ? sprintf("%gk", v / 1e3) : v >= 100 ? sprintf("%.0f", v) : sprintf("%.3g", v) }
 function draw_axes(x_text, y_text,    i, v) {
 	for (i = 0; i <= 4; i++) {
 		v = low + (high - low) * i / 4
@@ -195,6 +202,15 @@ function draw_axes(x_text, y_text,    i, v) {
 	svg_text(320, 396, "font-size=\"12\" fill=\"#333\" text-anchor=\"middle\"", x_text)
 	svg_text(70, 24, "font-size=\"13\" fill=\"#333\"", y_text)
 }
+# The next number up that four lines divide well.
+function round_up(v,    step, i, nice) {
+	split("1 1.2 1.6 2 2.4 3.2 4 6 8 10", nice, " ")
+	for (step = 1e-6; step * 10 < v; step *= 10)
+		;
+	for (i = 1; nice[i] * step < v; i++)
+		;
+	return nice[i] * step
+}
 function draw(x_text, y_text,    i, j, name, path, colours) {
 	if (!series_count)
 		return
@@ -202,7 +218,7 @@ function draw(x_text, y_text,    i, j, name, path, colours) {
 	if (x_max == x_min)
 		x_max = x_min + 1
 	low = logarithmic ? log(y_min) / log(10) : 0
-	high = logarithmic ? log(y_max) / log(10) : y_max
+	high = logarithmic ? log(y_max) / log(10) : round_up(y_max)
 	if (high <= low)
 		high = low + 1
 	printf "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 410\" width=\"760\" height=\"410\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n" >svg

@@ -246,8 +246,8 @@ static inline unsigned item_at(unsigned pos, unsigned index)
 /* A cluster whose nodes can be made slow, a batch on it, and latencies learned. */
 static inline void begin_slow(unsigned count)
 {
-	if (transport == NODE_SHM)
-		TEST_SKIP("a read over shm waits for nobody");
+	if (transport != NODE_TCP)
+		TEST_SKIP("a read over shm or verbs cannot be made slow by the node");
 	core_test_open(&core, &(struct core_test_options){.k = 4,
 				      .m = 2,
 				      .scheme = scheme,
@@ -283,11 +283,13 @@ static inline bool is_slow(unsigned node)
 
 static inline int cluster_main(int argc, char **argv)
 {
-	if (argc < 2 || (strcmp(argv[1], "shm") != 0 && strcmp(argv[1], "tcp") != 0)) {
-		printf("usage: %s shm|tcp [WORD]\n", argv[0]);
+	transport = argc < 2 ? -1 : node_transport(argv[1]);
+	if (transport < 0) {
+		printf("usage: %s shm|tcp|verbs [WORD]\n", argv[0]);
 		return 2;
 	}
-	transport = strcmp(argv[1], "tcp") == 0 ? NODE_TCP : NODE_SHM;
+	if (transport == NODE_VERBS && !node_has_verbs())
+		return TEST_EXIT_SKIP;
 	signal(SIGPIPE, SIG_IGN);
 	log_set_level(LOG_ERROR);
 	pages = calloc(BATCH, FM_PAGE_SIZE);

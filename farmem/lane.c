@@ -25,8 +25,10 @@
 #include "rpc/fabric.h"
 
 #define LANE_ATTACH_NS (100 * NS_PER_MS) /* a connect or fence on a data path takes no longer */
-#define LANE_PAUSE_NS (100 * NS_PER_MS)  /* between attempts at a node that did not answer */
-#define LANE_TRIES 3                     /* a column replaced meanwhile is looked at again */
+/* The first connection to a region by RDMA: the node registers the region then. */
+#define LANE_ATTACH_VERBS_NS (500 * NS_PER_MS)
+#define LANE_PAUSE_NS (100 * NS_PER_MS) /* between attempts at a node that did not answer */
+#define LANE_TRIES 3                    /* a column replaced meanwhile is looked at again */
 #define LANE_WAYS_BYTES (CATALOG_GROUPS_MAX * EC_N_MAX * sizeof(struct lane_way))
 
 void lane_suspect(struct lane *lane, uint32_t node)
@@ -55,9 +57,10 @@ static int lane_mend(
 		return -EAGAIN;
 	if (*region == NULL ? FAULT_POINT("lane.attach") : FAULT_POINT("lane.fence"))
 		return -ETIMEDOUT;
+	const bool verbs = strncmp(node->endpoint, "verbs:", 6) == 0;
 	if (*region == NULL)
 		return fabric_attach(lane->queue, node->endpoint, &place->capability,
-			now + LANE_ATTACH_NS, region);
+			now + (verbs ? LANE_ATTACH_VERBS_NS : LANE_ATTACH_NS), region);
 	return fabric_fence(*region, now + LANE_ATTACH_NS);
 }
 

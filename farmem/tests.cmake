@@ -14,7 +14,8 @@ foreach(noun spanset scheme merge merge_storm)
 	target_link_libraries(${noun}_test PRIVATE fm_runtime fm_memnode fm_ec fm_fabric fm_base)
 	set_target_properties(${noun}_test PROPERTIES
 		RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-	foreach(fabric shm tcp)
+	add_dependencies(${noun}_test farmem-verbs)
+	foreach(fabric shm tcp verbs)
 		add_test(NAME ${noun}_test@${fabric} COMMAND ${noun}_test ${fabric})
 		set_tests_properties(${noun}_test@${fabric} PROPERTIES
 			LABELS fabric TIMEOUT 180 SKIP_RETURN_CODE 77)

@@ -4,6 +4,7 @@
  * given back most of them. Nodes and the agent's worker are killed on the way; every page that is
  * left is read back and compared, and no slot may be lost.
  */
+#include "farmem/agent/audit.h"
 #include "farmem/merge.h"
 
 /* Last: it has a `core` of its own. */
@@ -156,6 +157,17 @@ static void say_slots(void)
 	}
 }
 
+/* As `farmem inspect` sees it. */
+static void check_books(void)
+{
+	static struct audit audit;
+	CHECK_EQ(audit_open(&audit, &core.catalog), 0);
+	CHECK_EQ(audit_look(&audit), 0);
+	for (unsigned kind = 0; kind < AUDIT_KINDS; kind++)
+		CHECK_EQ(audit.counts[kind], 0);
+	audit_close(&audit);
+}
+
 /* No merge is under way any more, and what was stored is there. */
 static void check_settled(void)
 {
@@ -163,6 +175,7 @@ static void check_settled(void)
 	if (!kept)
 		say_slots();
 	CHECK(kept);
+	check_books();
 	(void)read_living();
 }
 
@@ -181,8 +194,11 @@ static void merge_all(const char *config)
 	CHECK(pump(runtime, is_dense, 12));
 	CHECK_EQ(atomic_load(&core.catalog.header->compacting), 1);
 	check_settled();
-	printf("     %llu pairs, %llu of 100 positions dead, %.1f partials for each slot freed\n",
+	printf("     %llu pairs, %llu given up, %llu of 100 positions dead, %.2f partials for each "
+	       "slot "
+	       "freed\n",
 		(unsigned long long)counter(&core.catalog.stats->merged_pairs),
+		(unsigned long long)counter(&core.catalog.stats->merge_aborts),
 		100ull * (positions_used() - living) / positions_used(),
 		(double)counter(&core.catalog.stats->merge_bytes) / FM_PAGE_SIZE /
 			(double)counter(&core.catalog.stats->merge_freed_slots));

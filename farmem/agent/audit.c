@@ -102,8 +102,15 @@ const char *audit_describe(const struct audit_finding *f, char *text, unsigned s
 		snprintf(text, size, "spanset %u names what does not exist", f->ssid);
 		break;
 	case AUDIT_SLOT_TWICE:
-		snprintf(text, size, "slot %u of group %u, column %u: in spansets %u and %u",
-			f->slot, f->group, f->pos, f->ssid, f->other);
+		if (f->ssid == AUDIT_NONE)
+			snprintf(text, size,
+				"slot %u of group %u, column %u: in a spanset, and taken for a "
+				"merge",
+				f->slot, f->group, f->pos);
+		else
+			snprintf(text, size,
+				"slot %u of group %u, column %u: in spansets %u and %u", f->slot,
+				f->group, f->pos, f->ssid, f->other);
 		break;
 	case AUDIT_SLOT_LEAKED:
 		if (f->group == AUDIT_NONE)
@@ -403,6 +410,7 @@ int audit_look(struct audit *audit)
 	int rc = 0;
 	audit_forget(audit);
 	audit->quarantined_before = audit_quarantined(audit);
+	audit_merges_begin(audit);
 	audit->groups_count = FM_MIN(atomic_load(&h->groups_count), CATALOG_GROUPS_MAX);
 	for (uint32_t g = 0; g < audit->groups_count && rc == 0; g++)
 		rc = audit_group_begin(audit, g);
@@ -412,7 +420,9 @@ int audit_look(struct audit *audit)
 	audit->records_used = FM_MIN(
 		atomic_load_explicit(&h->records_used, memory_order_acquire), audit->records_max);
 	audit_records(audit);
+	audit_merges_name(audit);
 	audit_words(audit);
+	audit_merges_moving(audit);
 	for (uint32_t g = 0; g < audit->groups_count; g++) {
 		audit_group_columns(audit, g);
 		audit_group_end(audit, g);

@@ -9,16 +9,18 @@
  *
  * What is checked
  *   A1  every record names a group, slots and pages that exist; live positions are data positions.
- *   A2  a slot of a column is named by at most one record that is STABLE, CLAIMED or in LIMBO.
- *   A3  a column's count of used slots = slots named by records + doubtful ones (quarantine) +
- * those of batches being stored. Only where nothing is being stored, given back or taken. A4  every
- * FAR word, and NEAR with HAS_FAR, names a live position of a STABLE or CLAIMED record whose owner
- * is that very page. A5  every live position has exactly one holder: the word of its owner, or
- * (A6). A6  holders without a word: a staging slot, while its owner is EVICTING (its old duplicate,
- * or the copy about to be published), or being rescued or dropped by the evictor; a repack, whose
- *       source is CLAIMED and named by the owner's word.
- *   A7  a group is OPEN only if no column of it is lost or being replaced; column and repair name
- *       each other; a RETIRED group has no slot in use.
+ *   A2  a slot of a column is named by at most one record that is STABLE, CLAIMED or in LIMBO; or,
+ *       a data slot, by a merged spanset and by the one it came from, of which one at least is
+ *       CLAIMED or in LIMBO, and both say the same of it: whose page, which CRC.
+ *   A3  a column's count of used slots = slots named by records + those taken for new parities of a
+ *       merge + doubtful ones (quarantine) + those of batches being stored. Only where nothing is
+ * being stored, given back or taken. A4  every FAR word, and NEAR with HAS_FAR, names a live
+ * position of a STABLE or CLAIMED record whose owner is that very page. A5  every live position has
+ * exactly one holder: the word of its owner, or (A6). A6  holders without a word: a staging slot,
+ * while its owner is EVICTING (its old duplicate, or the copy about to be published), or being
+ * rescued or dropped by the evictor; a repack, whose source is CLAIMED and named by the owner's
+ * word. A7  a group is OPEN only if no column of it is lost or being replaced; column and repair
+ * name each other; a RETIRED group has no slot in use.
  */
 #ifndef FM_FARMEM_AGENT_AUDIT_H
 #define FM_FARMEM_AGENT_AUDIT_H
@@ -64,7 +66,7 @@ struct audit_group {
 	bool moving; /* slots were taken, given back or stored into meanwhile */
 	uint32_t slot_count;
 	uint32_t used[EC_N_MAX];  /* by the runtime's count */
-	uint32_t named[EC_N_MAX]; /* by records */
+	uint32_t named[EC_N_MAX]; /* by records, each slot once */
 	uint32_t records[AUDIT_RECORD_STATES];
 	uint32_t live;
 	uint64_t *bits; /* named slots, a bitmap a column */
@@ -97,6 +99,7 @@ struct audit {
 	uint64_t records[AUDIT_RECORD_STATES];
 	uint64_t records_changed; /* changed while being looked at, again and again */
 	uint64_t quarantined_before;
+	uint32_t merges[CATALOG_MERGES_MAX]; /* their phases as the look began */
 	struct audit_space space;
 	unsigned looks, groups_moving, groups_watched;
 	uint64_t counts[AUDIT_KINDS];
@@ -145,6 +148,13 @@ struct audit_finding audit_finding(enum audit_kind kind);
 void audit_progress(struct audit *audit, uint64_t done);
 /* audit_records.c: A1, A2, A5, A6 */
 void audit_records(struct audit *audit);
+/* A record (AUDIT_NONE: a merge) has this slot, which is within bounds. */
+void audit_name_slot(
+	struct audit *audit, uint32_t group, unsigned pos, uint32_t slot, uint32_t ssid);
+/* audit_merges.c: phases now; groups in which they moved since; slots in no record yet */
+void audit_merges_begin(struct audit *audit);
+void audit_merges_moving(struct audit *audit);
+void audit_merges_name(struct audit *audit);
 /* audit_words.c: A4 */
 void audit_words(struct audit *audit);
 

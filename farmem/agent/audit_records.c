@@ -127,62 +127,98 @@ static uint64_t *records_bits(const struct audit_group *g, unsigned pos, uint32_
 	return &g->bits[pos * (((size_t)g->slot_count + 63) / 64) + slot / 64];
 }
 
+void audit_name_slot(
+	struct audit *audit, uint32_t group, unsigned pos, uint32_t slot, uint32_t ssid)
+{
+	struct audit_group *g = &audit->groups[group];
+	uint64_t *bits = records_bits(g, pos, slot);
+	uint64_t bit = 1ull << (slot % 64);
+	if (*bits & bit) {
+		struct audit_finding f = audit_finding(AUDIT_SLOT_TWICE);
+		f.group = group;
+		f.pos = pos;
+		f.slot = slot;
+		f.ssid = ssid;
+		audit_found(audit, f);
+		return;
+	}
+	*bits |= bit;
+	g->named[pos]++;
+}
+
 static void records_name_slots(struct audit *audit, uint32_t ssid, const struct audit_record *r)
 {
 	uint32_t group = record_hdr_group(r->hdr);
-	struct audit_group *g = &audit->groups[group];
-	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++) {
-		uint64_t *bits = records_bits(g, pos, r->slot[pos]);
-		uint64_t bit = 1ull << (r->slot[pos] % 64);
-		g->named[pos]++;
-		if (*bits & bit) {
-			struct audit_finding f = audit_finding(AUDIT_SLOT_TWICE);
-			f.group = group;
-			f.pos = pos;
-			f.slot = r->slot[pos];
-			f.ssid = ssid;
-			audit_found(audit, f);
-		}
-		*bits |= bit;
-	}
+	const struct audit_group *g = &audit->groups[group];
+	for (unsigned pos = 0; pos < (unsigned)g->k + g->m; pos++)
+		audit_name_slot(audit, group, pos, r->slot[pos], ssid);
 }
 
-static bool records_names(const struct audit *audit, uint32_t ssid, const struct audit_finding *f)
+static bool records_names(
+	const struct audit *audit, const struct audit_record *r, const struct audit_finding *f)
 {
-	struct audit_record r;
-	return audit_read_record(audit, ssid, &r) && record_hdr_group(r.hdr) == f->group &&
-	       f->pos < audit->code_n && r.slot[f->pos] == f->slot;
+	return record_hdr_group(r->hdr) == f->group && f->pos < audit->code_n &&
+	       r->slot[f->pos] == f->slot;
 }
 
 /* The first record that names the slot; the second one was found. One pass for all of them. */
 static void records_find_others(struct audit *audit)
 {
-	for (uint32_t ssid = 0; ssid < audit->records_used; ssid++)
+	struct audit_record r;
+	for (uint32_t ssid = 0; ssid < audit->records_used; ssid++) {
+		if (!audit_read_record(audit, ssid, &r))
+			continue;
 		for (unsigned i = 0; i < audit->findings_count; i++) {
 			struct audit_finding *f = &audit->findings[i];
 			if (f->kind == AUDIT_SLOT_TWICE && f->other == AUDIT_NONE &&
-				ssid != f->ssid && records_names(audit, ssid, f))
+				ssid != f->ssid && records_names(audit, &r, f))
 				f->other = ssid;
 		}
+	}
+}
+
+/* A merged spanset and the one its slot came from (A2). */
+static bool records_share(const struct audit_group *g, const struct audit_finding *f,
+	const struct audit_record *one, const struct audit_record *other)
+{
+	bool both_stable = record_hdr_state(one->hdr) == RECORD_STABLE &&
+			   record_hdr_state(other->hdr) == RECORD_STABLE;
+	bool both_limbo = record_hdr_state(one->hdr) == RECORD_LIMBO &&
+			  record_hdr_state(other->hdr) == RECORD_LIMBO;
+	return f->pos < g->k && !both_stable && !both_limbo &&
+	       one->owner[f->pos] == other->owner[f->pos] && one->crc[f->pos] == other->crc[f->pos];
 }
 
 /* A slot that went from one record to another while we looked was never in both. */
+static bool records_twice(const struct audit *audit, const struct audit_finding *f)
+{
+	struct audit_record one, other;
+	return f->other != AUDIT_NONE && f->ssid != AUDIT_NONE &&
+	       audit_read_record(audit, f->ssid, &one) && records_names(audit, &one, f) &&
+	       audit_read_record(audit, f->other, &other) && records_names(audit, &other, f) &&
+	       !records_share(&audit->groups[f->group], f, &one, &other);
+}
+
+/* Those that there was no room for are taken for what the others are. */
 static void records_confirm_twice(struct audit *audit)
 {
-	unsigned kept = 0;
+	unsigned kept = 0, real = 0;
 	if (audit->counts[AUDIT_SLOT_TWICE] == 0)
 		return;
 	records_find_others(audit);
 	for (unsigned i = 0; i < audit->findings_count; i++) {
 		const struct audit_finding *f = &audit->findings[i];
-		bool real = f->kind != AUDIT_SLOT_TWICE ||
-			    (f->other != AUDIT_NONE && records_names(audit, f->ssid, f));
-		if (real)
-			audit->findings[kept++] = *f;
-		else
-			audit->counts[AUDIT_SLOT_TWICE]--;
+		bool twice = f->kind == AUDIT_SLOT_TWICE;
+		if (twice && !records_twice(audit, f))
+			continue;
+		if (twice) { /* taken twice, so counted twice */
+			audit->groups[f->group].named[f->pos]++;
+			real++;
+		}
+		audit->findings[kept++] = *f;
 	}
 	audit->findings_count = kept;
+	audit->counts[AUDIT_SLOT_TWICE] = real;
 }
 
 /* ---- A5, A6 ---- */

@@ -268,6 +268,82 @@ TEST(a_narrower_group_fits_the_records_of_a_wider_code)
 	world_close();
 }
 
+/* A pair, a and b half dead, as the runtime has it from CLAIMED on. Returns n. */
+static struct ssid merge_make(struct catalog_merge *merge, struct ssid a, struct ssid b)
+{
+	struct ssid n = record_alloc(&core);
+	uint32_t slots[EC_N_MAX];
+	CHECK_EQ(slot_take(&core, group_id_make(0), 1, slots), 0);
+	for (unsigned pos = 0; pos < 4; pos++)
+		slot_give(&core, group_id_make(0), pos, slots[pos]);
+	merge->group = 0;
+	merge->count = 2;
+	merge->pairs[0] = (struct catalog_pair){.a = a.v, .b = b.v, .n = n.v, .take = 12};
+	merge->pairs[1] = (struct catalog_pair){.n = CATALOG_NO_RECORD};
+	for (unsigned pos = 0; pos < 6; pos++) {
+		struct record from = record_at(&core, pos == 2 || pos == 3 ? b : a);
+		uint32_t fresh = pos >= 4 ? slots[pos] : record_slot(from, pos);
+		record_set_slot(record_at(&core, n), pos, fresh);
+		if (pos >= 4)
+			merge->pairs[0].fresh[pos - 4] = fresh;
+		else
+			record_set_owner(record_at(&core, n), pos, record_owner(from, pos));
+		record_set_crc(record_at(&core, n), pos, record_crc(from, pos));
+	}
+	CHECK(record_claim(&core, a) && record_claim(&core, b));
+	atomic_store(&merge->phase, MERGE_PREPARING);
+	return n;
+}
+
+static void forget(struct ssid id, uint32_t page, unsigned pos)
+{
+	word_set(page, SPAN_EMPTY, 0, id, 0);
+	record_clear_live(&core, id, pos);
+}
+
+TEST(what_a_merge_has_taken_and_shares_is_accounted_for)
+{
+	world_open(4, 2);
+	struct catalog_merge *merge = &core.catalog.merges[3];
+	struct ssid a = spanset_make(0, 0), b = spanset_make(0, 4);
+	for (unsigned pos = 0; pos < 2; pos++) {
+		forget(a, 2 + pos, 2 + pos);
+		forget(b, 4 + pos, pos);
+	}
+	struct ssid n = merge_make(merge, a, b);
+	CHECK_EQ(look(), 0);
+	CHECK_EQ(audit.groups_moving, 0);
+	merge->pairs[1].n = n.v; /* says that it has two more, which it has not: slot 0 is a's */
+	CHECK_LT(0, look());
+	merge->pairs[1].n = CATALOG_NO_RECORD;
+	/* Published: three records name the same slots. */
+	atomic_store(&merge->phase, MERGE_SWITCHING);
+	record_publish_claimed(&core, n, 0, 15);
+	CHECK_EQ(look(), 0);
+	CHECK_EQ(audit.groups_moving, 1);
+	for (unsigned pos = 0; pos < 4; pos++) {
+		uint32_t page = pos < 2 ? pos : 4 + pos;
+		word_set(page, SPAN_FAR, 0, n, pos);
+		record_clear_live(&core, pos < 2 ? a : b, pos);
+	}
+	CHECK(record_retire_keeping(&core, a, 3));
+	CHECK(record_retire_keeping(&core, b, 12));
+	record_unclaim(&core, n);
+	atomic_store(&merge->phase, MERGE_FREE);
+	CHECK_EQ(look(), 0);
+	CHECK_EQ(audit.groups_moving, 0);
+	CHECK_EQ(audit.space.limbo, 12);
+	(void)record_reclaim(&core);
+	CHECK_EQ(look(), 0);
+	CHECK_EQ(audit.space.used, 6);
+	/* One that is in use twice is not excused by it. */
+	struct ssid other = spanset_make(0, 100);
+	record_set_slot(record_at(&core, other), 1, record_slot(record_at(&core, n), 1));
+	CHECK_EQ(look(), 1);
+	CHECK_EQ(audit.findings[0].kind, AUDIT_SLOT_TWICE);
+	world_close();
+}
+
 TEST(a_group_being_stored_into_is_not_judged)
 {
 	struct epoch_thread thread;

@@ -45,7 +45,7 @@
 
 #define RESERVES_MAX 6
 /* Handlers that may be long: reserving, offload. The rest is for keepalives and their like. */
-#define CTL_THREADS (RESERVES_MAX + OFFLOAD_WORKERS + 4)
+#define CTL_THREADS (RESERVES_MAX + OFFLOAD_BLOCKED_MAX + 4)
 #define CTL_REQUEST_BYTES_MAX (1u << 20) /* 4096 spansets from 16 sources */
 #define TICK_NS NS_PER_S
 #define DRAIN_TICK_NS (100 * NS_PER_MS)

@@ -22,7 +22,7 @@
 #define MERGE_IDLE_NS (60 * NS_PER_S)         /* no message for so long: its agent is gone */
 
 /* What sources and targets that do not answer, or hardly, can cost: see CTL_MERGE_NS. */
-#define MERGE_SEND_NS (4 * NS_PER_S)    /* partials are begun to be sent for so long */
+#define MERGE_SEND_NS (3 * NS_PER_S)    /* partials are begun to be sent for so long */
 #define MERGE_PARTIAL_NS (3 * NS_PER_S) /* one MergePartial */
 #define MERGE_IN_FLIGHT 2u              /* MergePartials to one target */
 #define MERGE_CLIENTS_MAX 32u           /* nodes that partials go to: connections kept */

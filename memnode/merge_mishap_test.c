@@ -112,15 +112,9 @@ static void *prepare_main(void *argument)
 /* A prepare that stands still between its third step and its fourth: 12 pairs are stored. */
 static void prepare_hold(pthread_t *thread, uint64_t *txid)
 {
-	const uint64_t until_ns = clock_now_ns() + ASK_NS;
-	atomic_store(&nodes[K].hold, true);
-	atomic_store(&nodes[K].is_held, false);
-	atomic_store(&nodes[K].busy_after, 3);
+	hold_after(K, 3);
 	CHECK_EQ(pthread_create(thread, NULL, prepare_main, txid), 0);
-	while (!atomic_load(&nodes[K].is_held)) {
-		CHECK(clock_now_ns() < until_ns);
-		clock_pause(until_ns);
-	}
+	hold_await(K, 1);
 }
 
 static void *fence_main(void *argument)
@@ -197,8 +191,7 @@ TEST(an_end_in_mid_prepare_stops_it_and_nothing_lands_afterwards)
 	begin_and_send(4);
 	prepare_hold(&preparing, &txid);
 	CHECK_EQ(pthread_create(&ending, NULL, end_main, NULL), 0);
-	struct ctl_merge_prepared second;
-	while (prepare(K, 4, &second) != -EPERM) { /* until the end is at its work */
+	while (begin(K, 4) != -EPERM) { /* until the end is at its work */
 		CHECK(clock_now_ns() < until_ns);
 		clock_pause(until_ns);
 	}
@@ -249,7 +242,39 @@ TEST(what_nobody_asks_about_for_a_minute_is_dropped_and_counts_as_ended)
 	world_close();
 }
 
-/* ---- no memory, no node ---- */
+/* ---- no worker, no memory, no node ---- */
+
+static void *prepare_too_main(void *error)
+{
+	struct ctl_merge_prepared mine;
+	*(int *)error = prepare(K, 4, &mine);
+	return NULL;
+}
+
+TEST(when_all_workers_are_taken_a_prepare_is_told_so_in_the_end_and_everything_else_is_answered)
+{
+	pthread_t threads[OFFLOAD_MERGES_MAX];
+	int errors[OFFLOAD_MERGES_MAX];
+	struct ctl_stats stats;
+	world_open();
+	begin_and_send(4);
+	hold_after(K, 0);
+	for (unsigned i = 0; i < OFFLOAD_MERGES_MAX; i++)
+		CHECK_EQ(pthread_create(&threads[i], NULL, prepare_too_main, &errors[i]), 0);
+	hold_await(K, OFFLOAD_MERGES_MAX);
+	CHECK_EQ(prepare(K, 4, &prepared), -ENOMEM);
+	CHECK_EQ(begin(K, 4), 0);
+	CHECK_EQ(send_all(0, 4), 0); /* its partials need no worker there */
+	CHECK_EQ(end(K, 3, false), 0);
+	CHECK_EQ(ctl_ask_stats(nodes[K].client, ASK_NS, &stats, NULL), 0);
+	atomic_store(&nodes[K].hold, false);
+	for (unsigned i = 0; i < OFFLOAD_MERGES_MAX; i++) {
+		pthread_join(threads[i], NULL);
+		CHECK_EQ(errors[i], 0);
+	}
+	check_prepared(K, 4);
+	world_close();
+}
 
 #define BIG 66u /* transactions of 256 pairs: more than find scratch */
 

@@ -35,11 +35,12 @@
 #include "base/fault_point.h"
 #include "ec/ec.h"
 #include "memnode/merge.h"
+#include "memnode/offload.h"
 #include "rpc/ctl_client.h"
 
 #define STEP_PIECES (MERGE_STEP_BYTES / (2 * FM_PAGE_SIZE)) /* a's and b's are read */
 FM_BUILD_ASSERT(MERGE_SEND_BYTES <= REBUILD_MEMORY_BYTES, "a worker's memory is enough");
-FM_BUILD_ASSERT(MERGE_SEND_NS + MERGE_PARTIAL_NS < CTL_MERGE_NS,
+FM_BUILD_ASSERT(OFFLOAD_MERGE_WAIT_NS + MERGE_SEND_NS + MERGE_PARTIAL_NS < CTL_MERGE_NS,
 	"a client that waits so long does get its answer");
 
 /* ---- connections ---- */

@@ -41,9 +41,10 @@ struct world_node {
 	struct ctl_server *server;
 	struct ctl_client *client;
 	struct fabric_capability column;
-	/* Stops a worker between two steps, until it is let go. */
-	_Atomic int busy_after; /* steps; -1: never */
-	_Atomic bool is_held, hold;
+	/* Stops workers between two steps, until they are let go. */
+	_Atomic bool hold;
+	_Atomic int hold_after; /* steps */
+	_Atomic unsigned held_count;
 };
 
 static struct world_node nodes[N];
@@ -58,9 +59,9 @@ static uint64_t seed = 11;
 static inline bool node_is_busy(void *context)
 {
 	struct world_node *node = context;
-	if (atomic_load(&node->busy_after) < 0 || atomic_fetch_sub(&node->busy_after, 1) != 0)
+	if (!atomic_load(&node->hold) || atomic_fetch_sub(&node->hold_after, 1) > 0)
 		return false;
-	atomic_store(&node->is_held, true);
+	atomic_fetch_add(&node->held_count, 1);
 	while (atomic_load(&node->hold))
 		clock_pause(CLOCK_NEVER_NS);
 	return false;
@@ -82,14 +83,14 @@ static inline void node_open(unsigned n)
 		.reserves_max = 2};
 	ctl_service_open(&node->service, &options);
 	struct ctl_server_options serving = {
-		.context = &node->service, .threads = OFFLOAD_MERGES_MAX + 2};
+		.context = &node->service, .threads = OFFLOAD_MERGES_MAX + 4};
 	serving.methods = ctl_service_methods(&serving.methods_count);
 	snprintf(node->address, sizeof node->address, "unix:%s/%u", world_dir, n);
 	CHECK_EQ(ctl_server_open(&serving, &node->server), 0);
 	CHECK_EQ(ctl_server_listen(node->server, node->address, NULL), 0);
 	CHECK_EQ(ctl_server_start(node->server), 0);
 	CHECK_EQ(ctl_client_open(node->address, &node->client), 0);
-	atomic_store(&node->busy_after, -1);
+	atomic_store(&node->hold, false);
 }
 
 static inline void node_close(unsigned n)
@@ -118,6 +119,22 @@ static inline void column_load(unsigned n, uint32_t slot, uint8_t *piece)
 	CHECK_EQ(lease_get(nodes[n].table, &nodes[n].column, &lease), 0);
 	CHECK_EQ(lease_load(lease, slot * (uint64_t)FM_PAGE_SIZE, piece, FM_PAGE_SIZE), 0);
 	lease_put(lease);
+}
+
+static inline void hold_after(unsigned n, int steps)
+{
+	atomic_store(&nodes[n].held_count, 0);
+	atomic_store(&nodes[n].hold_after, steps);
+	atomic_store(&nodes[n].hold, true);
+}
+
+static inline void hold_await(unsigned n, unsigned workers)
+{
+	const uint64_t until_ns = clock_now_ns() + 30 * NS_PER_S;
+	while (atomic_load(&nodes[n].held_count) < workers) {
+		CHECK(clock_now_ns() < until_ns);
+		clock_pause(until_ns);
+	}
 }
 
 /* ---- spansets ---- */

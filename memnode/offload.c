@@ -6,8 +6,8 @@
  *   1. A worker has at most one job; a job that is given to a worker is finished by it, whatever
  *      happens, and its caller waits for that: jobs live on their callers' stacks.
  *   2. Nothing is done for more than OFFLOAD_CALLS_MAX callers of Rebuild and Checksum and
- *      OFFLOAD_MERGES_MAX of MergeSend and MergePrepare at once; the next one is told so and waits
- *      for nothing. So there is always an idle worker for whom these let in.
+ *      OFFLOAD_MERGES_MAX of MergeSend and MergePrepare at once; the next one is told so, of the
+ *      latter after a bounded wait. So there is always an idle worker for whom these let in.
  *   3. A kit (memory, connections) belongs to its worker's thread, and is given back when the
  *      worker has had nothing to do for OFFLOAD_LINGER_NS.
  *
@@ -69,6 +69,7 @@ struct offload {
 	struct rebuild_stop stop;
 	unsigned workers_count;
 	unsigned running[JOB_KINDS]; /* jobs of each kind */
+	unsigned merges_waiting;     /* callers */
 	struct merge_table *merges;
 	struct merge_clients *clients;
 	_Atomic uint64_t merge_sent_bytes;
@@ -269,12 +270,17 @@ void offload_close(struct offload *offload)
 
 /* ---- callers ---- */
 
-static bool job_is_one_too_many(const struct offload *offload, enum job_kind kind)
+static bool job_is_merge(const struct job *job)
+{
+	return job->kind == JOB_MERGE_SEND || job->kind == JOB_MERGE_PREPARE;
+}
+
+static bool job_is_one_too_many(const struct offload *offload, const struct job *job)
 {
 	const unsigned *running = offload->running;
-	if (kind == JOB_MERGE_SEND || kind == JOB_MERGE_PREPARE)
+	if (job_is_merge(job))
 		return running[JOB_MERGE_SEND] + running[JOB_MERGE_PREPARE] >= OFFLOAD_MERGES_MAX;
-	return (kind == JOB_CHECKSUM && running[JOB_CHECKSUM] >= OFFLOAD_CHECKSUMS_MAX) ||
+	return (job->kind == JOB_CHECKSUM && running[JOB_CHECKSUM] >= OFFLOAD_CHECKSUMS_MAX) ||
 	       running[JOB_REBUILD] + running[JOB_CHECKSUM] >= OFFLOAD_CALLS_MAX;
 }
 
@@ -283,7 +289,7 @@ static int job_give(struct offload *offload, struct job *job)
 {
 	if (atomic_load(&offload->stop.stopping))
 		return -EAGAIN;
-	if (job_is_one_too_many(offload, job->kind))
+	if (job_is_one_too_many(offload, job))
 		return -ENOMEM;
 	for (unsigned i = 0; i < OFFLOAD_WORKERS; i++) {
 		struct worker *worker = &offload->workers[i];
@@ -297,10 +303,31 @@ static int job_give(struct offload *offload, struct job *job)
 	return -ENOMEM;
 }
 
+/* A merge waits for a worker. The mutex is held, and let go meanwhile. */
+static int job_wait_and_give(struct offload *offload, struct job *job)
+{
+	const uint64_t until_ns = clock_now_ns() + OFFLOAD_MERGE_WAIT_NS;
+	const struct timespec until = {
+		.tv_sec = (time_t)(until_ns / NS_PER_S), .tv_nsec = (long)(until_ns % NS_PER_S)};
+	int error = -ENOMEM, timed_out = 0;
+	if (offload->merges_waiting == OFFLOAD_MERGES_WAITING_MAX)
+		return error;
+	offload->merges_waiting++;
+	while (error == -ENOMEM && !timed_out) {
+		timed_out =
+			pthread_cond_timedwait(&offload->stop.cond, &offload->stop.mutex, &until);
+		error = job_give(offload, job);
+	}
+	offload->merges_waiting--;
+	return error;
+}
+
 static int offload_do(struct offload *offload, struct job *job)
 {
 	pthread_mutex_lock(&offload->stop.mutex);
 	int error = job_give(offload, job);
+	if (error == -ENOMEM && job_is_merge(job))
+		error = job_wait_and_give(offload, job);
 	while (!error && !job->done)
 		pthread_cond_wait(&offload->stop.cond, &offload->stop.mutex);
 	pthread_mutex_unlock(&offload->stop.mutex);

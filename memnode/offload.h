@@ -17,15 +17,19 @@
 #include "rpc/ctl_memnode.h"
 
 /*
- * Calls at once, so handlers blocked at once: a control plane needs more threads than both
- * together, or keepalives wait. Half of OFFLOAD_CALLS_MAX at most are Checksums, the rest Rebuilds;
- * MergeSends and MergePrepares are counted apart, so that neither keeps the other out. A worker
- * holds REBUILD_MEMORY_BYTES (rebuild.h) while it works and OFFLOAD_LINGER_NS afterwards.
+ * Calls at once, so handlers blocked at once: a control plane needs more threads than
+ * OFFLOAD_BLOCKED_MAX, or keepalives wait. Half of OFFLOAD_CALLS_MAX at most are Checksums, the
+ * rest Rebuilds; MergeSends and MergePrepares are counted apart, so that neither keeps the other
+ * out. Merges are short and come in swarms: so many more wait for a worker, so long. A worker holds
+ * REBUILD_MEMORY_BYTES (rebuild.h) while it works and OFFLOAD_LINGER_NS afterwards.
  */
 #define OFFLOAD_CALLS_MAX 4u
 #define OFFLOAD_CHECKSUMS_MAX 2u
 #define OFFLOAD_MERGES_MAX 4u
+#define OFFLOAD_MERGES_WAITING_MAX 12u
+#define OFFLOAD_MERGE_WAIT_NS NS_PER_S
 #define OFFLOAD_WORKERS (OFFLOAD_CALLS_MAX + OFFLOAD_MERGES_MAX)
+#define OFFLOAD_BLOCKED_MAX (OFFLOAD_WORKERS + OFFLOAD_MERGES_WAITING_MAX)
 
 struct offload;
 
@@ -60,7 +64,7 @@ int offload_checksum(struct offload *offload, const struct fabric_capability *ca
 	const uint32_t *slots, uint32_t count, uint32_t *crcs) FM_MUST_USE;
 /*
  * Blocking. The request must be free of faults (merge_send_fault). deltas: in local mode count *
- * 4096 bytes, zeroed; else NULL. -ENOMEM: too many calls, or no memory: nothing was sent; else as
+ * 4096 bytes, zeroed; else NULL. -ENOMEM: too many calls, or no memory: nothing was done; else as
  * merge_send_run, merge_prepare.
  */
 int offload_merge_send(struct offload *offload, const struct ctl_merge_send *request,

@@ -230,6 +230,23 @@ static void render_redundancy(const struct view *view)
 		gauge(view, "evacuated_spansets"));
 }
 
+static void render_compaction(const struct view *view)
+{
+	double far = gauge(view, "far_bytes") + gauge(view, "retained_bytes");
+	double dead = gauge(view, "dead_bytes"), refused = gauge(view, "merge_refusals");
+	char a[32], b[32];
+
+	fprintf(view->out,
+		"  compact  dead %s (%.0f %%), merged %.0f pairs/s with %s/s between nodes, "
+		"rewritten %.0f/s; given up %.0f",
+		bytes(dead, a), dead > 0 ? 100 * dead / (dead + far) : 0,
+		rate(view, "merged_pairs"), bytes(rate(view, "merge_bytes"), b),
+		rate(view, "repacked_spansets"), gauge(view, "merge_aborts"));
+	paint(view, refused > 0 ? YELLOW : "");
+	fprintf(view->out, ", refused %.0f\n", refused);
+	paint(view, refused > 0 ? PLAIN : "");
+}
+
 static void render_care(const struct view *view)
 {
 	double used = gauge(view, "slots_used_bytes"), scrubbed = gauge(view, "scrubbed_bytes");
@@ -287,6 +304,7 @@ static void render_process(const struct view *view)
 	render_rates(view);
 	render_trouble(view);
 	render_redundancy(view);
+	render_compaction(view);
 	render_care(view);
 	render_nodes(view);
 }

@@ -84,6 +84,7 @@ static const char repairing[] =
 	"\"redundancy_lost_ns\":2500000000,\"slots_used_bytes\":1048576,\"repaired_columns\":7,"
 	"\"repaired_bytes\":1048576,\"drained_columns\":2,\"scrubbed_bytes\":1572864,"
 	"\"scrub_mismatches\":1,\"healed_spansets\":1,\"agent_starts\":3,\"hedged_reads\":40,"
+	"\"far_bytes\":786432,\"dead_bytes\":262144,\"merge_refusals\":4,"
 	"\"repairs\":[{\"kind\":\"decode\",\"done_bytes\":100,\"total_bytes\":400,"
 	"\"bytes_per_s\":1048576},{\"kind\":\"copy\",\"done_bytes\":1,\"total_bytes\":2,"
 	"\"bytes_per_s\":2097152},{\"kind\":\"decode\",\"done_bytes\":100,"
@@ -106,6 +107,8 @@ TEST(the_screen_shows_what_is_lost_what_is_rebuilt_and_what_is_cared_for)
 	CHECK_CONTAINS(text, "repair   columns lost 3, for 2.5 s, rebuilding 2: 25 %, 2.0 MiB/s, "
 			     "draining 1: 50 %, 2.0 MiB/s, evacuating 2 groups; so far rebuilt 7 "
 			     "(1.0 MiB), moved 2 (0 B), spansets evacuated 0\n");
+	CHECK_CONTAINS(text, "compact  dead 256.0 KiB (25 %), merged 0 pairs/s");
+	CHECK_CONTAINS(text, "refused 4\n");
 	CHECK_CONTAINS(text, "hedged reads 5/s (0/s won)");
 	CHECK_CONTAINS(text, "all of it 1.50 times, bad 1, healed 1; agent restarts 2\n");
 	CHECK_CONTAINS(text, "answers in 0 us, draining\n");

@@ -350,7 +350,7 @@ static void task_retry(struct compact_task *task, uint64_t now_ns)
 {
 	uint64_t pause_ns = COMPACT_RETRY_FIRST_NS << FM_MIN(task->tries, 6u);
 	task->tries = (uint8_t)FM_MIN(task->tries + 1u, 255u);
-	task->state = TASK_TODO;
+	task->state = TASK_READY;
 	task->not_before_ns = now_ns + FM_MIN(pause_ns, COMPACT_RETRY_MAX_NS);
 }
 
@@ -568,11 +568,11 @@ static bool step_run(struct compact_tx *tx, uint64_t now_ns, uint64_t *again_ns)
 		running += tx->tasks[i].state == TASK_RUNNING;
 	for (unsigned i = 0; i < tx->tasks_count && round == tx->round; i++) {
 		struct compact_task *task = &tx->tasks[i];
-		if (task->state == TASK_TODO && now_ns >= task->not_before_ns && running < most) {
+		if (task->state == TASK_READY && now_ns >= task->not_before_ns && running < most) {
 			running++;
 			task_start(tx, task, now_ns);
 		}
-		if (task->state == TASK_TODO && running < most)
+		if (task->state == TASK_READY && running < most)
 			*again_ns = FM_MIN(*again_ns, task->not_before_ns);
 	}
 	for (unsigned i = 0; i < tx->tasks_count; i++)

@@ -96,7 +96,7 @@ enum compact_step {
 };
 
 struct compact_task {
-	enum { TASK_TODO, TASK_RUNNING, TASK_DONE } state;
+	enum { TASK_READY, TASK_RUNNING, TASK_DONE } state;
 	uint8_t position, part;
 	uint8_t tries, partials; /* local mode: partials on their way */
 	bool failed;             /* local mode: one of them was not taken */

@@ -380,7 +380,12 @@ static uint8_t partial_add(
 	uint8_t outcome = CTL_MERGE_DONE;
 	pthread_mutex_lock(&tx->mutex);
 	if (!(state->came & bit)) {
-		ec_delta(FM_PAGE_SIZE, sum, bytes, sum);
+		/* The first is not added to zeros: to read a fresh page before it is written
+		 * costs a second fault, and an interrupt on every other CPU. */
+		if (state->came)
+			ec_delta(FM_PAGE_SIZE, sum, bytes, sum);
+		else
+			memcpy(sum, bytes, FM_PAGE_SIZE);
 		state->came |= bit;
 		state->crcs[position] = crc;
 	} else if (state->crcs[position] != crc) {

@@ -19,7 +19,7 @@ void ctl_library_acquire(void);
 void ctl_library_release(void);
 
 /* -EINVAL, -ENOMEM, -EACCES, -ENOENT, -EPERM, -EAGAIN, -ENOSYS, -ETIMEDOUT and 0 have a status of
- * their own; the rest is INTERNAL. Takes and returns plain ints so that callers need no gRPC header.
+ * their own; the rest is INTERNAL. Takes and returns plain ints: callers need no gRPC header.
  */
 int ctl_status_from_errno(int error);
 /* The other way round. UNAVAILABLE is -ECONNRESET: the peer cannot be reached at the moment. */

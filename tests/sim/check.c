@@ -256,7 +256,7 @@ static void check_stable(uint32_t ssid, struct record r, uint64_t hdr)
 		return;
 	}
 	check_code(r, ssid, group, pieces, have);
-	check_far_bytes(r, g->k, record_hdr_live(hdr), pieces);
+	check_far_bytes(r, g->k, references[ssid], pieces);
 }
 
 /* Positions whose slots are counted elsewhere: with the spanset that has taken them over. */

@@ -56,14 +56,14 @@ function print_verdicts(    i) {
 		out(verdicts[i])
 }
 
-# Far memory a scheme holds, without what retained duplicates of near pages hold. Where coded sets hold them the parity
-# stays charged: it is needed as long as one position is live.
+# Far memory a scheme holds, without what retained duplicates of near pages hold, their copies or share of parities
+# included. What is dead stays in, with its share. The code is 4+2.
 function far_of(scheme, point,    used, kept, copies) {
 	used = median(scheme, point, "slots_used_bytes")
 	if (used == "")
 		return ""
 	kept = median(scheme, point, "retained_bytes")
-	copies = scheme == "replicate" ? 3 : scheme == "split" ? 1.5 : 1
+	copies = scheme == "none" ? 1 : scheme == "replicate" ? 3 : 1.5
 	return used - kept * copies
 }
 # What none holds; nothing to be compared with where almost all is near.
@@ -324,8 +324,9 @@ function micro_cost(    i, s, wall, freed, wire, own) {
 		freed = median(s, "bare", "merge_freed_slots")
 		wire = (median(s, "bare", "fetch_count") + median(s, "bare", "swap_out_pages") * \
 			(s == "none" ? 1 : s == "replicate" ? 3 : 1.5)) * 4096 + median(s, "bare", "merge_bytes")
-		own = (median(s, "bare", "cpu_agent_s") + median(s, "bare", "cpu_nodes_s")) - \
-			(median("batch-off", "bare", "cpu_agent_s") + median("batch-off", "bare", "cpu_nodes_s"))
+		own = (median(s, "bare", "cpu_agent_s") + median(s, "bare", "cpu_nodes_s")) - median(s, "bare", "ops") * \
+			ratio(median("batch-off", "bare", "cpu_agent_s") + median("batch-off", "bare", "cpu_nodes_s"), \
+				median("batch-off", "bare", "ops"))
 		out(sprintf("| %s | %.2f | %.2f | %s | %.2f | %.0f | %s | %s | %s | %s |", title_of[s], median(s, "bare", "cpu_program_s") / wall, \
 			median(s, "bare", "cpu_agent_s") / wall, \
 			beside(median(s, "bare", "cpu_nodes_s") / wall / 7, paper_cores[s], "%.3f"), wire * 8 / wall / 1e9, \

@@ -122,7 +122,7 @@ static int module_find(char path[PATH_MAX])
 
 static void *module_map(const char *path)
 {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef FM_SANITIZED
 	return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 #else
 	return dlmopen(LM_ID_NEWLM, path, RTLD_NOW | RTLD_LOCAL);

@@ -39,7 +39,7 @@
  * throughput. */
 #define COMPACT_DEAD_BEGIN 3u
 #define COMPACT_DEAD_SMALL 8u
-#define COMPACT_DEAD_PRESSED 20u
+#define COMPACT_DEAD_PRESSED 15u
 #define COMPACT_DEAD_LOSING 25u
 #define COMPACT_PAIRS_MIN 16u /* in a transaction, below COMPACT_DEAD_SMALL */
 #define COMPACT_LOAD_CLASS 5u /* agent_load.c: nodes as busy as that are spared: 8 ms and more */

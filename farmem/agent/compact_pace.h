@@ -22,7 +22,8 @@
 #define PACE_ALONE_EVERY_NS (2 * NS_PER_S)
 #define PACE_LIMIT_FIRST (32.0 * (1 << 20))
 #define PACE_LIMIT_MIN (4.0 * (1 << 20))
-#define PACE_LIMIT_PRESSED (32.0 * (1 << 20)) /* the least while far memory is wanted badly */
+#define PACE_LIMIT_PRESSED                                                                         \
+	(128.0 * (1 << 20)) /* at least, while far memory is wanted badly: repack costs more */
 #define PACE_LIMIT_MAX (4096.0 * (1 << 20))
 
 enum pace_slice { PACE_RUN = 0, PACE_ENDING, PACE_ALONE };

@@ -37,7 +37,12 @@ TEST(without_redundancy_a_lost_node_loses_what_it_held_and_no_more)
 	CHECK_EQ(store_well(BATCH / 2, 1), 0);
 	uint32_t first = group_of(0);
 	memcpy(kept, items, sizeof(kept));
-	CHECK_EQ(store_well(BATCH / 2, 2), 0);
+	/* In turn; but a busy machine's node may miss its. */
+	uint64_t give_up = clock_now_ns() + 20 * NS_PER_S;
+	while (store_well(BATCH / 2, 2) == 0 && group_of(0) == first && clock_now_ns() < give_up) {
+		forget_batch(BATCH / 2);
+		atomic_store(&core.catalog.nodes[1 - first].state, NODE_UP);
+	}
 	CHECK_EQ(group_of(0), 1 - first);
 	CHECK_EQ(fetch_batch(BATCH / 2, 0), 0);
 	lose_and_write_off(first);

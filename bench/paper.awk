@@ -190,7 +190,7 @@ function add(series, x, y) {
 	if (x < x_min) x_min = x + 0
 	if (x > x_max) x_max = x + 0
 }
-function tick(v) { return v >= 1e6 ? sprintf("%gM", v / 1e6) : v >= 1e4 ? sprintf("%gk", v / 1e3) : v >= 100 ? sprintf("%.0f", v) : sprintf("%.3g", v) }
+function tick(v) { return v >= 1e6 ? sprintf("%.1fM", v / 1e6) : v >= 1e4 ? sprintf("%.0fk", v / 1e3) : v >= 100 ? sprintf("%.0f", v) : sprintf("%.3g", v) }
 function draw_axes(x_text, y_text,    i, v) {
 	for (i = 0; i <= 4; i++) {
 		v = low + (high - low) * i / 4

@@ -419,6 +419,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "paper_run: --dir DIR -- COMMAND...\n");
 		return BENCH_EXIT_USAGE;
 	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* nothing runs on when the script is gone */
 	fd = start(argv + first);
 	if (fd < 0)
 		return bench_fail("cannot start: %s", strerror(-fd));

@@ -44,6 +44,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -122,7 +123,7 @@ static void tx_free(struct merge_table *table, struct tx *tx)
 	table->scratch_bytes -= tx->scratch_bytes;
 	table->open_count--;
 	pthread_mutex_destroy(&tx->mutex);
-	mem_unmap(tx, tx->scratch_bytes);
+	free(tx);
 }
 
 /* Ends what is open there, and waits for who is at work at it; the mutex is let go meanwhile. */
@@ -306,9 +307,11 @@ static struct tx *tx_make(
 	const uint64_t bytes = sums_at + (uint64_t)begin->count * FM_PAGE_SIZE;
 	if (bytes > MERGE_SCRATCH_BYTES_MAX - table->scratch_bytes)
 		return NULL;
-	uint8_t *scratch = mem_map(bytes);
+	/* From malloc: the next transaction finds these pages where this one leaves them. */
+	uint8_t *scratch = aligned_alloc(FM_CACHE_LINE, bytes);
 	if (!scratch)
 		return NULL;
+	memset(scratch, 0, sums_at); /* a sum begins with what comes first */
 	struct tx *tx = (struct tx *)scratch;
 	tx->begin = *begin;
 	tx->lease = lease;
@@ -381,7 +384,8 @@ static uint8_t partial_add(
 	pthread_mutex_lock(&tx->mutex);
 	if (!(state->came & bit)) {
 		/* The first is not added to zeros: to read a fresh page before it is written
-		 * costs a second fault, and an interrupt on every other CPU. */
+		 * costs a second fault, and an interrupt on every other CPU. So a sum is
+		 * whatever it was until then. */
 		if (state->came)
 			ec_delta(FM_PAGE_SIZE, sum, bytes, sum);
 		else

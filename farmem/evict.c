@@ -33,6 +33,9 @@
 #define EVICT_ROOM_PAGES 2048u /* 8 MiB */
 #define EVICT_STARVED_NS (5 * NS_PER_MS)
 #define EVICT_BARREN_ROUNDS 8u
+/* A group that was asked for comes in less; until then near duplicates are worth more than the few
+ * spansets they would free. */
+#define EVICT_SHORT_NS NS_PER_S
 #define EVICT_CLEAN_SCAN 512u /* words looked at for one clean page */
 
 struct evict_batch {
@@ -442,6 +445,15 @@ static void evict_drop_retired(struct stripe *st)
 	}
 }
 
+/* Has there been no room for so long that none is to be waited for? */
+static bool evict_is_short(struct stripe *st)
+{
+	uint64_t now = clock_now_ns();
+	if (st->short_since_ns == 0)
+		st->short_since_ns = now;
+	return now - st->short_since_ns >= EVICT_SHORT_NS;
+}
+
 /* Why a store may fail: the groups are not there yet, or the nodes are full. Called with nothing of
  * it in flight. */
 static bool evict_make_room(struct stripe *st)
@@ -452,8 +464,10 @@ static bool evict_make_room(struct stripe *st)
 		log_ratelimited(LOG_ERROR, "the memory nodes have no room left (see --on-full, "
 					   "--node-memory, --nodes, --far-limit)");
 	unsigned freed = record_reclaim(st->core);
-	freed += repack_drop_retained(st, 4 * SPANSET_BATCH_PAGES);
-	freed += record_reclaim(st->core);
+	if (evict_is_short(st) || out_of_memory) {
+		freed += repack_drop_retained(st, 4 * SPANSET_BATCH_PAGES);
+		freed += record_reclaim(st->core);
+	}
 	if (freed > 0)
 		return true;
 	if (out_of_memory && repack_round(st, true) > 0)
@@ -480,6 +494,7 @@ static bool evict_store(struct stripe *st)
 		if (rc == 0) {
 			evict_publish_batch(st, &b);
 			evict_note_room(st);
+			st->short_since_ns = 0;
 		} else {
 			evict_give_back(st, &b);
 		}

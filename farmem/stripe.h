@@ -71,7 +71,8 @@ struct stripe {
 	/* No group had room: nothing is sealed until there are more, or a while has passed. */
 	uint64_t starved_until_ns;
 	uint32_t starved_groups;
-	uint32_t repack_at; /* next record to look at */
+	uint64_t short_since_ns; /* no store found room since then; 0: the last one did */
+	uint32_t repack_at;      /* next record to look at */
 	/* Of what found no partner: the next to look at; when the lap began, the next batch is. */
 	uint32_t left_at;
 	uint64_t left_lap_ns, left_next_ns;

@@ -48,7 +48,7 @@ resume)
 	tell "fill 140"
 	wait_line 30 "$T/far.err" '[Ff]ull|lend|wait'
 	read -r -t 2 -u "$PUPPET_OUT" ANSWER && fail "on-full wait: the puppet answered '$ANSWER' with no memory to be had"
-	NODE_MEMORY=64M
+	NODE_MEMORY=128M # enough also where the first four are taken into 2+2 groups before the rest is up
 	for ((i = 6; i < 12; i++)); do node_start "$i"; done
 	answered "filled 2097" 60
 	ask_for "check" "checked 2097" 90

@@ -112,12 +112,12 @@ struct split_ask {
 	const uint8_t *indexes;
 	unsigned count, pos;
 	enum split_pass pass;
+	uint64_t now_ns;
 };
 
 static void split_asked(struct spanset_io *io, const struct split_ask *ask,
 	const struct lane_doubt *at, uint32_t node)
 {
-	uint64_t now = clock_now_ns();
 	for (unsigned i = 0; i < ask->count; i++) {
 		struct spanset_fetch *f = &io->fetches[ask->indexes[i]];
 		struct spanset_split *split = split_of(io, f);
@@ -126,7 +126,7 @@ static void split_asked(struct spanset_io *io, const struct split_ask *ask,
 		f->pending_count++;
 		split->out |= 1u << ask->pos;
 		split->generations[ask->pos] = at->generation;
-		split->posted_ns[ask->pos] = now;
+		split->posted_ns[ask->pos] = ask->now_ns;
 	}
 }
 
@@ -143,7 +143,7 @@ static bool split_post(struct spanset_io *io, const struct split_ask *ask,
 		.iov = iov,
 		.iov_count = ask->count,
 		.tag = TAG(ask->count > 1 ? TAG_SPLIT : TAG_PIECE, ask->pos, ask->indexes[0]),
-		.deadline_ns = clock_now_ns() + io->options.fetch_deadline_ns};
+		.deadline_ns = ask->now_ns + io->options.fetch_deadline_ns};
 	return fabric_post_read(region, &t) == 0;
 }
 
@@ -226,7 +226,7 @@ void spanset_split_post(struct spanset_io *io, const uint8_t *indexes, unsigned 
 	}
 	const struct catalog_group *g = split_group(io, first);
 	unsigned missing = g->k;
-	struct split_ask ask = {.indexes = indexes, .count = count};
+	struct split_ask ask = {.indexes = indexes, .count = count, .now_ns = first->begun_ns};
 	for (ask.pass = SPLIT_WELL; ask.pass < SPLIT_SUSPECT && missing > 0; ask.pass++)
 		for (ask.pos = 0; ask.pos < (unsigned)g->k + g->m && missing > 0; ask.pos++)
 			if ((first->posted & (1u << ask.pos)) == 0)
@@ -304,7 +304,7 @@ static void split_ask_others(
 {
 	const struct catalog_group *g = split_group(io, f);
 	uint8_t index = (uint8_t)spanset_fetch_index(io, f);
-	struct split_ask ask = {.indexes = &index, .count = 1};
+	struct split_ask ask = {.indexes = &index, .count = 1, .now_ns = clock_now_ns()};
 	for (ask.pass = SPLIT_WELL; ask.pass < passes; ask.pass++)
 		for (ask.pos = 0; ask.pos < (unsigned)g->k + g->m && wanted > 0; ask.pos++)
 			if (((f->posted | f->bad) & (1u << ask.pos)) == 0)

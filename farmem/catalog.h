@@ -163,7 +163,9 @@ struct catalog_group {
  *              new parities are stored. The others are given up.
  *   ABORTING   some node may still store into fresh slots: none is reused. ABORTED: each node that
  *              may has acknowledged the end of the transaction, or its incarnation has ended.
- *   SWITCHING  the new records are STABLE; words follow as fetches and evictions let go of them.
+ *   SWITCHING  the new records are there, CLAIMED until their sources are in the limbo (until then
+ *              their slots are named twice); words follow as fetches and evictions let go of them.
+ *              A pair at its end: n == CATALOG_NO_RECORD, and its record STABLE.
  *
  * A new agent finds entries where an old one left them: WANTED, COMMITTED, SWITCHING, ABORTED go on
  * by themselves, CLAIMED and PREPARING become ABORTING.
@@ -189,7 +191,7 @@ struct catalog_pair {
 	uint32_t fresh[EC_M_MAX]; /* runtime: slots of the new parities */
 	uint32_t crc[EC_M_MAX];   /* agent: of the new parities */
 	uint32_t good;            /* agent: all of them are stored */
-	uint32_t settled;         /* runtime: positions of n whose words have been switched */
+	uint32_t settled;         /* runtime: positions of n whose words were switched (merge.c) */
 };
 
 struct catalog_merge {

@@ -11,6 +11,7 @@
  *       switched from (source, p) to (n, p) by CAS, then the source's bit is cleared. Where the
  *       source's bit is found cleared, n's is cleared. A word in FETCHING or EVICTING that holds
  *       the reference is left alone and looked at again: nobody waits for it.
+ *       n is nobody else's (CLAIMED) until both sources are in the limbo.
  *   M3  a and b are retired when no live bit is left in them; the limbo gives back all their slots
  *       but those that n has, after the grace period. Until then both descriptions decode.
  *   M4  A pair that is given up leaves nothing: n abandoned, fresh slots given back (only from

@@ -15,9 +15,10 @@
 #include "tests/sim/merge.h"
 
 #define SCRATCH_MAX 8192u
-#define STEP_NS (30 * NS_PER_US)  /* a pair's work, and a way there */
-#define LATE_NS (200 * NS_PER_MS) /* at most */
-#define POLL_NS (NS_PER_MS / 4)   /* of the nodes' workers */
+#define STEP_NS (30 * NS_PER_US)   /* a pair's work, and a way there */
+#define PREPARE_NS (2 * NS_PER_MS) /* between a pair's sum and its store */
+#define LATE_NS (400 * NS_PER_MS)  /* at most */
+#define POLL_NS (NS_PER_MS / 4)    /* of the nodes' workers */
 
 struct scratch {
 	const struct sim_lease *lease;
@@ -259,7 +260,7 @@ static uint8_t node_assemble(const struct sim_message *m, uint32_t i, uint32_t *
 		return CTL_MERGE_BAD_A;
 	ec_delta(FM_PAGE_SIZE, lease_slot(l, pair->old_slot), s->sums[i], made);
 	uint32_t slot = pair->fresh_slot;
-	sim_sleep_ns(1 + sim_below(chaos() ? LATE_NS : STEP_NS));
+	sim_sleep_ns(1 + sim_below(chaos() ? LATE_NS : PREPARE_NS));
 	if ((l = prepare_lease(m)) == NULL)
 		return CTL_MERGE_REFUSED; /* ended, or fenced: nothing is stored */
 	sim_lease_store(l, (uint64_t)slot * FM_PAGE_SIZE, made, FM_PAGE_SIZE);

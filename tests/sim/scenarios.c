@@ -166,6 +166,8 @@ const struct sim_scenario sim_scenarios[] = {
 		.rebuild_mute = 500000,
 		.orphan_keep_ns = 300 * NS_PER_MS,
 		.active_ns = 500 * NS_PER_MS,
+		.merges = true,
+		.merge_trouble = 10000,
 		.damage_max = 1},
 	{.name = "copies",
 		.about = "--scheme replicate: three copies",
@@ -195,6 +197,13 @@ const struct sim_scenario sim_scenarios[] = {
 		SIM_USUAL,
 		.merges = true,
 		.reuses = true},
+	{.name = "merge_lost",
+		.about =
+			"compaction while its messages are lost, late and repeated, and agents die",
+		SIM_USUAL,
+		.merges = true,
+		.merge_trouble = 200000,
+		.agent_every_ns = 15 * NS_PER_MS},
 	{.name = "merge_chaos",
 		.about = "compaction while messages, hosts and agents get lost, and nodes are "
 			 "drained",
@@ -249,6 +258,9 @@ void sim_scenario_adjust(struct sim_scenario *s)
 		s->latency_ns = 300 * NS_PER_US;
 		s->programs = 5;
 		s->handlers = 2;
+	} else if (strcmp(s->name, "merge_lost") == 0) {
+		s->latency_ns = 400 * NS_PER_US; /* transactions have time */
+		s->region_slots = 24;            /* and their slots are soon used again */
 	} else if (strcmp(s->name, "drain") == 0 || strcmp(s->name, "leave") == 0) {
 		s->latency_ns = 200 * NS_PER_US;
 	} else if (strcmp(s->name, "late") == 0) {

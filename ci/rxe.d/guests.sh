@@ -13,6 +13,8 @@
 #     when the driver ends, they are gone.
 
 WAY=guests
+SUBNET=10.9.0   # as in ci/rxe.d/init
+SCRATCH=/tmp # in the guest
 BOOT_SECONDS=${FM_RXE_BOOT_SECONDS:-180}
 MTU=9000
 declare -A seen=()
@@ -29,7 +31,7 @@ accelerator_choose() {
 			rm -f "$(dirname "$KERNEL")"/kvm-*
 			{ timeout -s KILL 8 qemu-system-x86_64 -M q35 -accel kvm -cpu host -m 192 -nodefaults -no-user-config \
 				-nographic -no-reboot -serial "file:$W/probe" -monitor none -kernel "$KERNEL/kernel" \
-				-initrd "$KERNEL/initrd" -append 'console=ttyS0 quiet panic=-1 g.probe=1' \
+				-initrd "$INITRD" -append 'console=ttyS0 quiet panic=-1 g.probe=1' \
 				>"$W/probe.log" 2>&1 </dev/null; } 2>/dev/null
 			if grep -q 'guest starts' "$W/probe" 2>/dev/null; then echo kvm >"$mark"; else echo tcg >"$mark"; fi
 		fi
@@ -69,7 +71,7 @@ guest_boot() {
 		exec {events}<&-
 		qemu-system-x86_64 -M q35 "${accelerator_flags[@]}" -smp $cpus -m "${guest_memory[$i]}" \
 			-nodefaults -no-user-config -nographic -no-reboot -serial "file:$out/console" -monitor none \
-			-kernel "$KERNEL/kernel" -initrd "$KERNEL/initrd" \
+			-kernel "$KERNEL/kernel" -initrd "$INITRD" \
 			-append "console=ttyS0 quiet panic=-1 rdinit=/init no_timer_check mitigations=off nowatchdog audit=0 cryptomgr.notests random.trust_cpu=on g.id=$i g.mtu=$MTU g.tree=$TREE" \
 			-fsdev local,id=f0,path=/,security_model=none,readonly=on,multidevs=remap \
 			-device virtio-9p-pci,fsdev=f0,mount_tag=host \
@@ -106,6 +108,8 @@ ended() {
 	local key="$1 ${4:-DONE} $2" until=$((SECONDS + $3))
 	while [ -z "${seen[$key]+there}" ]; do
 		[ -z "${gone[$1]+there}" ] || return 1
+		# who has ended tells nothing more
+		[ "${4:-DONE}" = DONE ] || [ -z "${seen["$1 DONE $2"]+there}" ] || return 1
 		[ $SECONDS -lt $until ] || return 124
 		event_read 1
 	done
@@ -144,7 +148,7 @@ guest_kill() {
 link_set() { ip link set "t$1" "$2"; }
 
 cluster_up() {
-	local count=$1 i up began=$SECONDS said=$SECONDS tries=3
+	local count=$1 i up began=$SECONDS said=$SECONDS tries=3 pause=2
 	network_up || return 1
 	accelerator_choose
 	for ((i = 0; i < count; i++)); do
@@ -164,9 +168,9 @@ cluster_up() {
 			fi
 			[ -z "${seen["$i READY rxe0"]+there}" ] || up=$((up + 1))
 		done
-		if [ $((SECONDS - said)) -ge 2 ]; then
+		if [ "$up" != "$count" ] && [ $((SECONDS - said)) -ge $pause ]; then
 			progress "$up of $count guests are up after $((SECONDS - began)) s ($accelerator_name)"
-			said=$SECONDS
+			said=$SECONDS pause=10
 		fi
 		[ $((SECONDS - began)) -lt "$BOOT_SECONDS" ] || {
 			boot_trouble '*' "not all guests are up after $BOOT_SECONDS s (FM_RXE_BOOT_SECONDS)"

@@ -1,7 +1,7 @@
 # device.sh: the guests' rxe devices speak with each other: perftest's own tools, no code of ours.
-perftest $((GUESTS - 1)) ib_read_lat -d rxe0 -s 4096 -n 200 -F || return
+perftest $((GUESTS - 1)) ib_read_lat -s 4096 -n 200 -F || return
 note "$(awk '$1 == 4096 { print "4 KiB read: p50 " $5 " us, p99 " $8 " us" }' "$LOG")"
 [ "$(awk '$1 == 4096 { print ($5 > 0) }' "$LOG")" = 1 ] || fail "ib_read_lat told no latency" || return
-perftest $((GUESTS - 1)) ib_write_bw -d rxe0 -s 65536 -n 100 -F || return
+perftest $((GUESTS - 1)) ib_write_bw -s 65536 -n 100 -F || return
 note "$(awk '$1 == 65536 { print "64 KiB writes: " $4 " MB/s" }' "$LOG")"
 [ "$(awk '$1 == 65536 { print ($4 > 0) }' "$LOG")" = 1 ] || fail "ib_write_bw told no rate"

@@ -1,6 +1,6 @@
 # kill_guest.sh FABRIC: a whole guest dies (kill -9 of its QEMU): nobody sends a reset for it. No wrong byte; the guest
 # comes back as a new machine.
-enough_guests 6 || return 0
+enough_guests 6 && guests_apart || return 0
 puppet_start "$1" 4M || return
 ask "fill 14" 300 'filled [0-9]+' || return
 victim=$(node_guest 2)

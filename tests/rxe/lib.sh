@@ -12,16 +12,25 @@ enough_guests() {
 	}
 }
 
+# guests_apart: whether each has a link of its own to lose
+guests_apart() {
+	[ "${SPACES:-1}" = 1 ] || {
+		CASE_SKIPPED="all guests share one device here"
+		return 1
+	}
+}
+
 # puppet_start FABRIC LOCAL [FLAG...]: tests/e2e/puppet.c under farmem on the client, over the cluster's nodes.
 puppet_start() {
 	local fabric=$1 near=$2
 	shift 2
 	puppet_run=puppet$((++puppets))
 	begin 0 "$puppet_run" 900 "
-		d=/tmp/$puppet_run && mkdir -p \$d && mkfifo \$d/ask \$d/in \$d/out && exec 7<>\$d/ask
+		d=$SCRATCH/$puppet_run && mkdir -p \$d && mkfifo \$d/ask \$d/in \$d/out && exec 7<>\$d/ask
 		FARMEM_STATS_FILE=\$d/stats farmem run $(fabric_flags "$fabric") --local $near --region-size 4M $* -- \
 			\$FM_BUILD/tests/e2e_puppet <\$d/in >\$d/out 3>&- 7<&- &
 		puppet=\$!
+		trap '' PIPE
 		exec 5>\$d/in 6<\$d/out
 		tell started
 		while read -r -u 7 line && [ \"\$line\" != end ]; do
@@ -41,7 +50,7 @@ puppets=0
 
 # ask LINE SECONDS ANSWER: what the puppet is told, and the answer it must give
 ask() {
-	on 0 20 "echo '$1' >/tmp/$puppet_run/ask" || fail "cannot reach the program" || return
+	on 0 20 "echo '$1' >$SCRATCH/$puppet_run/ask" || fail "cannot reach the program" || return
 	told 0 "$puppet_run" "$2" || {
 		LOG=$puppet_log
 		fail "no answer to '$1' within $2 s"
@@ -56,7 +65,7 @@ ask() {
 # puppet_end: it must end well; its counters are in $LOG then, for stat_of
 puppet_end() {
 	local status=0
-	on 0 20 "echo end >/tmp/$puppet_run/ask" || fail "cannot reach the program" || return
+	on 0 20 "echo end >$SCRATCH/$puppet_run/ask" || fail "cannot reach the program" || return
 	ended 0 "$puppet_run" 90 || status=$?
 	LOG=$puppet_log
 	[ $status = 0 ] || fail "the program ended with status $status"

@@ -270,6 +270,11 @@ TEST(a_node_killed_while_its_group_is_merged_loses_nothing_and_is_replaced)
 	}
 }
 
+static bool has_started(struct runtime *r, uint64_t times)
+{
+	return counter(&r->catalog.stats->agent_starts) >= times;
+}
+
 /* The worker dies at the place that FARMEM_FAULTS names. */
 static void scenario_death(void)
 {
@@ -277,7 +282,7 @@ static void scenario_death(void)
 	store_holes(2, 1, "embedded-nodes=4\n", SMALL_PAGES / 2);
 	CHECK(pump(runtime, is_dense, 10));
 	check_settled();
-	CHECK_EQ(counter(&core.catalog.stats->agent_starts), 2);
+	CHECK(pump(runtime, has_started, 2)); /* the successor may come after all is done */
 	holes_end();
 	CHECK(await_end(agents[--agents_count], WAIT_NS));
 }

@@ -26,7 +26,7 @@ struct fake_node {
 	uint32_t have[FAKE_PAIRS], crcs[FAKE_PAIRS][EC_K_MAX];
 	bool spoilt[FAKE_PAIRS];
 	uint8_t sums[FAKE_PAIRS][FM_PAGE_SIZE];
-	uint8_t slots[FAKE_SLOTS][FM_PAGE_SIZE];
+	uint8_t slots[FAKE_SLOTS][FM_PAGE_SIZE] FM_ALIGNED(8);
 };
 
 static struct {

@@ -87,8 +87,7 @@ static struct event *event_add(uint64_t at_ns)
 			world.events[i] = (struct event){.at_ns = at_ns, .life = world.life};
 			return &world.events[i];
 		}
-	CHECK(!"no room for another event");
-	return NULL;
+	test_fail(__FILE__, __LINE__, "no room for another event");
 }
 
 static struct event *event_next(void)

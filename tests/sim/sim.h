@@ -5,10 +5,10 @@
  * The runtime's own sources run unchanged (hooks.h makes their atomics switching points); simulated
  * are what lies under them: the network (fabric.c), memory nodes (nodes.c), page tables (pager.c),
  * time and threads (coro.c), and what lies around them: the program (program.c), the agent
- * (agent.c, columns.c, with the real farmem/agent/column.c) and the failures (chaos.c). check.c
- * looks at everything at once while all stand still. Failures injected are only those the design
- * promises to survive (DESIGN section 5), except in the scenario `beyond`, where loss must be told,
- * never hidden.
+ * (agent.c, columns.c, with the real farmem/agent/column.c; merge.c and merge_nodes.c, with the
+ * real compact_index.c and compact_tx.c) and the failures (chaos.c). check.c looks at everything at
+ * once while all stand still. Failures injected are only those the design promises to survive
+ * (DESIGN section 5), except in the scenario `beyond`, where loss must be told, never hidden.
  *
  * Everything random comes from one generator: a seed, a scenario and a commit repeat a run exactly.
  */

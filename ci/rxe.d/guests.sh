@@ -87,7 +87,7 @@ guest_boot() {
 		echo "$qemu" >"$W/pid$i"
 		wait $qemu
 		echo "$i GONE qemu $?" >"$W/events"
-	) &
+	) 2>/dev/null &
 }
 
 # event_read SECONDS: takes in one event, if there is one in time.

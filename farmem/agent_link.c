@@ -118,6 +118,8 @@ static void agent_link_lost(struct runtime *rt)
 	uint64_t now = clock_now_ns();
 	close(rt->agent_socket);
 	rt->agent_socket = -1;
+	/* Nobody compacts: repack is on its own until the next agent says otherwise. */
+	atomic_store(&rt->core.catalog.header->compacting, 0);
 	/* One that refuses us at once is a try like any other. */
 	if (rt->agent_lost_ns == 0) {
 		rt->agent_lost_ns = now;

@@ -343,7 +343,8 @@ static bool error_ends(int error)
 static bool error_passes(int error)
 {
 	return error == -ETIMEDOUT || error == -ECONNRESET || error == -ECONNREFUSED ||
-	       error == -EAGAIN || error == -ECANCELED;
+	       error == -EAGAIN || error == -ECANCELED ||
+	       error == -ENOMEM; /* no worker, or no scratch, at the moment: nothing was done */
 }
 
 static void task_retry(struct compact_task *task, uint64_t now_ns)

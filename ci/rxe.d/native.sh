@@ -3,8 +3,9 @@
 # kernel's rxe works in namespaces; where it does not (6.1), all guests are addresses of one dummy device with one rxe
 # device on it, so that their packets still go through rxe, but over no network.
 #
-# Invariants: 1. Everything made here has a name that begins with fmrxe, and is taken away at the end, whatever the
-# end (network_down; the front calls it again, see ci/rxe). 2. Every wait has a limit.
+# Invariants: 1. Everything made here has a name that begins with fmrxe. ci/rxe takes it away when this process and
+# with it all of its namespace has ended (a device in use cannot be deleted); what is left of a run that was killed
+# the next run takes away. 2. Every wait has a limit.
 
 WAY=native
 SUBNET=10.87.0
@@ -137,7 +138,6 @@ link_set() {
 
 cluster_up() {
 	network_down
-	trap network_down EXIT
 	if ! spaces_up 2>"$W/spaces.log"; then
 		network_down
 		one_device_up || {

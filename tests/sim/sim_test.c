@@ -398,10 +398,15 @@ void sim_print_command(void)
 
 static void on_signal(int number)
 {
+	static volatile sig_atomic_t again;
 	const char *name = number == SIGALRM ? "no end in real time" : strsignal(number);
+	if (again++ != 0)
+		_exit(1);
 	printf("sim: FAILED at %.6f s: %s\n", (double)sim.now_ns / 1e9, name);
-	sim_print_state();
 	sim_print_command();
+	fflush(stdout);
+	alarm(1); /* the state may be behind a lock that is held */
+	sim_print_state();
 	fflush(stdout);
 	_exit(1);
 }

@@ -160,9 +160,9 @@ struct catalog_group {
  *              nobody else uses. Pairs that could not be had: n == CATALOG_NO_RECORD.
  *   PREPARING  txid is drawn and stored BEFORE this phase; from here on nodes may know of it.
  *   COMMITTED  the commit point (release): of every pair that is `good`, crc[] are right and the m
- *              new parities are stored. The others are given up. Every parity node has acknowledged
- *              the end of the transaction before: a late repeat stores nothing, in good pairs' slots
- *              or others (tests/model/merge.pml, BUG_COMMIT_UNENDED).
+ *              new parities are stored. The others are given up. Every parity node has
+ *              acknowledged the end of the transaction before: a late repeat stores nothing, in
+ *              good pairs' slots or others (tests/model/merge.pml, BUG_COMMIT_UNENDED).
  *   ABORTING   some node may still store into fresh slots: none is reused. ABORTED: each node that
  *              may has acknowledged the end of the transaction, or its incarnation has ended.
  *   SWITCHING  the new records are there, CLAIMED until their sources are in the limbo (until then

@@ -203,7 +203,7 @@ static int daemon_open_verbs(struct daemon *daemon)
 			"--verbs %s: no RDMA in this kernel: modprobe rdma_ucm, and rdma_rxe for a "
 			"machine without an RDMA card (see: farmem doctor)",
 			address);
-	if (error == -ENODEV)
+	if (error == -ENODEV || error == -EADDRNOTAVAIL)
 		return failed(daemon, error,
 			"--verbs %s: no RDMA device has that address (see: farmem doctor; for a "
 			"card without RDMA: rdma link add rxe0 type rxe netdev CARD)",

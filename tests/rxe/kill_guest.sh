@@ -9,7 +9,7 @@ ask "check" 300 'checked 146' || return
 ask "churn 20" 300 churned || return
 ask "check" 300 'checked 146' || return
 puppet_end || return
-went_far 1000 && stat_above degraded_reads 0 || return
+went_far 1000 && dead_were_missed || return
 guest_boot "$victim" && guest_ready "$victim" "$BOOT_SECONDS" || fail "guest $victim does not come back" || return
 for ((i = 0; i < NODES + SPARE; i++)); do
 	[ "$(node_guest $i)" != "$victim" ] || { node_start $i && node_await $i; } || return

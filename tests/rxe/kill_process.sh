@@ -9,5 +9,5 @@ ask "check" 250 'checked 146' || return
 ask "churn 20" 250 churned || return
 ask "check" 250 'checked 146' || return
 puppet_end || return
-went_far 1000 && stat_above degraded_reads 0 || return
+went_far 1000 && dead_were_missed || return
 node_start 0 && node_start 1 && node_await 0 && node_await 1

@@ -87,6 +87,15 @@ stat_zero() {
 	[ "$value" = 0 ] || fail "$1 is ${value:-missing}, not 0"
 }
 
+# dead_were_missed: what the dead held was wanted: read from the others, at once or by a hedge, or rebuilt elsewhere
+dead_were_missed() {
+	local name sum=0
+	for name in degraded_reads hedged_wins repaired_columns; do
+		sum=$((sum + $(stat_of $name)))
+	done
+	[ $sum -gt 0 ] || fail "nobody missed what the dead held"
+}
+
 # went_far: far memory was really used, and nothing was lost or damaged
 went_far() {
 	stat_above swap_out_pages "${1:-1000}" && stat_above swap_in_pages "${1:-1000}" &&

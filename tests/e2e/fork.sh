@@ -69,7 +69,7 @@ redis() {
 		--auto-aof-rewrite-percentage 0 --logfile "$T/redis.log") # which redis opens for every line
 	start_far redis redis-server "${flags[@]}" --appendonly no
 	wait_line 30 "$T/redis.log" 'ready to accept connections'
-	redis_load fill,load,verify --duration 30s &
+	redis_load fill,load,verify --duration 12s &
 	load=$!
 	wait_line 60 "$T/load-fill,load,verify.out" '^ *load: begins'
 	for round in 1 2; do

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 e2e_begin 180 "$@"
 need memcached
-ITEMS=100000
+ITEMS=60000
 [ "$TRANSPORT" = shm ] || ITEMS=40000
 nodes_start
 start_far memcached memcached -u root -m 1024 -t 2 -s "$T/memcached.sock" -vv

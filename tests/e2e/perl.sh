@@ -4,7 +4,7 @@
 e2e_begin 180 "$@"
 need perl
 export PERL_HASH_SEED=0
-KEYS=150000
+KEYS=100000
 [ "$TRANSPORT" = shm ] || KEYS=60000
 run_native native 60 perl "$E2E_DIR/perl_hash.pl" $KEYS || fail "perl fails without farmem"
 nodes_start

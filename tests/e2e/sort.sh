@@ -1,10 +1,10 @@
 #!/bin/bash
-# sort(1) of 300 MB (150 on tcp), all of it in its own memory (-S), by two threads.
+# sort(1) of 200 MB (100 on tcp), all of it in its own memory (-S), by two threads.
 . "$(dirname "$0")/lib.sh"
 e2e_begin 240 "$@"
 need sort
-MB=300
-[ "$TRANSPORT" = shm ] || MB=150
+MB=200
+[ "$TRANSPORT" = shm ] || MB=100
 "$TOOL" lines $MB 2000 11 >"$T/lines" || fail "cannot write $MB MB into $T"
 run_native native 60 sort -S 1G --parallel=2 "$T/lines" || fail "sort fails without farmem"
 nodes_start

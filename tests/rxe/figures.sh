@@ -1,5 +1,5 @@
-# figures.sh [ROUNDS] (ci/rxe --figures): the figures of the verbs fabric, each beside the limit it is held against,
-# interleaved with perftest's own tools in one cluster; a line of JSON at the end, and in figures.json (--keep).
+# figures.sh [ROUNDS [PART...]] (ci/rxe --figures): the figures of the verbs fabric, each beside the limit it is held
+# against, interleaved with perftest's own tools in one cluster; a line of JSON at the end, and in figures.json (--keep).
 #
 #   1  a read of 4 KiB and 16 KiB against ib_read_lat; a whole fault against ib_read_lat + 1.3 x a bare userfaultfd
 #   2  batches of 64 pages to 4+2 columns, parities counted, against ib_write_bw with messages of the same size
@@ -9,10 +9,11 @@
 #
 # Times and rates are of the best round, on both sides of a ratio: noise only ever adds. With fewer than 7 guests nodes
 # share guests: figures are printed, and a missed limit is no failure; nor are guests killed then, but a node's process.
-# Leaves a guest dead: for a run by itself.
+# PART: latency, writes, asleep, split or death; all of them without. Leaves a guest dead: for a run by itself.
 
 figures_rounds=${1:-3} figures_json='' figures_missed=0 figures_taken=0
-figures_full=''
+figures_full='' figures_parts=("${@:2}")
+[ $# -gt 1 ] || figures_parts=(latency writes asleep split death)
 [ "$GUESTS" -lt 7 ] || figures_full=1
 
 # figure_add NAME VALUE UNIT [at-most|at-least LIMIT]: prints it, judged where it has a limit
@@ -66,6 +67,7 @@ figures_far() {
 	shift
 	on 0 400 "
 		farmem_stats=$SCRATCH/figures.stats
+		rm -f \$farmem_stats
 		FARMEM_STATS_FILE=\$farmem_stats farmem run --fabric verbs --local 4M --region-size 4M $* -- \
 			\$FM_BUILD/bench/access --size 10M --reads 100 --accesses 1500 --warm-up 100
 		status=\$?
@@ -89,7 +91,7 @@ figures_latency() {
 		for size in 4096 16384; do
 			figures_read_lat $size && figures_read $size && figures_read $size && figures_read_lat $size || return
 		done
-		figures_uffd && figures_far batch || return
+		figures_uffd && figures_far batch && figures_far spin --spin 3ms || return
 	done
 	for size in 4096 16384; do
 		figure_add "1 ib_read_lat of $size bytes, p50" "$(series_least ib_read_lat_$size)" us
@@ -101,6 +103,7 @@ figures_latency() {
 	figure_add "1 a fault of a bare userfaultfd, p50" "$(series_least uffd)" us
 	figure_add "1 a whole fault, p50" "$(series_least fault_batch)" us at-most \
 		"$(calculate 'a + 1.3 * b' "$(series_least ib_read_lat_4096)" "$(series_least uffd)")"
+	figure_add "1 a whole fault whose handler never sleeps (--spin 3ms), p50" "$(series_least fault_spin)" us
 	figure_add "1 an access of the program, p50 (some are near)" "$(series_least access_batch)" us
 }
 
@@ -123,21 +126,26 @@ figures_writes() {
 	figure_add "2 the same with coding, CRCs and records (spanset_store)" "$(series_most stores)" MB/s
 }
 
-# nodes_look FILE: of each thread of each node: node, thread, name, ns on a CPU, context switches
+# nodes_look FILE: of each thread of each node: node, thread, name, ns on a CPU, voluntary context switches (how often
+# it was woken; the others say how crowded a CPU is)
 nodes_look() {
 	local i tags=() logs=()
 	: >"$1"
 	for ((i = 0; i < NODES + SPARE; i++)); do
 		tags[i]=look$((++figures_looks))
 		begin "$(node_guest $i)" "${tags[i]}" 60 "
-			for t in /proc/${node_pid[i]}/task/*; do
-				read -r name <\$t/comm && read -r ns wait slices <\$t/schedstat || continue
-				switches=0
-				while read -r key value; do
-					case \$key in *_ctxt_switches:) switches=\$((switches + value)) ;; esac
-				done <\$t/status
-				echo LOOK $i \${t##*/} \$name \$ns \$switches
-			done"
+			cd /proc/${node_pid[i]}/task || exit
+			# a thread that ends just now: once more
+			for try in 1 2 3 4; do
+				found=\$(awk '
+				FNR == 1 { thread = FILENAME; sub(/\/.*/, \"\", thread) }
+				FILENAME ~ /schedstat$/ { ns[thread] = \$1 }
+				FILENAME ~ /status$/ && \$1 == \"Name:\" { name[thread] = \$2 }
+				FILENAME ~ /status$/ && \$1 == \"voluntary_ctxt_switches:\" { woken[thread] = \$2 }
+				END { for (t in name) print \"LOOK\", $i, t, name[t], ns[t], woken[t] }' */schedstat */status) &&
+					echo \"\$found\" && exit
+			done
+			exit 1"
 		logs[i]=$LOG
 	done
 	for ((i = 0; i < NODES + SPARE; i++)); do
@@ -159,9 +167,8 @@ pages_moved() {
 	} END { print sum + 0 }' "$LOG")
 }
 
-# looks_compare IDLE_SECONDS BUSY_SECONDS: from $W/look0, 1, 2, for all nodes together, a second: "data IDLE BUSY MORE
-# US", "clock IDLE BUSY", "control IDLE BUSY": switches while idle and busy; more: the sum of what threads had more, and
-# their us of CPU more.
+# looks_compare IDLE_SECONDS BUSY_SECONDS: from $W/look0, 1, 2, for all nodes together, a second: "data IDLE BUSY US",
+# likewise "clock" and "control": how often their threads were woken while idle and busy, and their CPU, busy less idle.
 #  control: gRPC's threads and all younger ones (memnode/main.c starts the control plane last)
 #  clock: an older one with more than 20 switches a second while idle: the publisher of the load, every 10 ms
 #  data: the others: data servers, the RDMA connections' thread, workers, the main thread
@@ -178,19 +185,19 @@ looks_compare() {
 			us = ($4 - ns[2, $1, $2]) / 1000 / bs - (ns[2, $1, $2] - ns[1, $1, $2]) / 1000 / is
 			class = ($1 in grpc) && $2 >= grpc[$1] ? "control" : idle > 20 ? "clock" : "data"
 			was[class] += idle; is_now[class] += busy
-			if (busy > idle) more[class] += busy - idle
-			if (us > 0) cost[class] += us
+			cost[class] += us
 		}
 		END {
-			for (class in was) printf "%s %.2f %.2f %.2f %.1f\n", class, was[class], is_now[class], more[class], cost[class]
+			for (class in was) printf "%s %.2f %.2f %.1f\n", class, was[class], is_now[class], cost[class]
 		}' "$W/look0" "$W/look1" "$W/look2" >"$W/looks"
 	[ "$(grep -c '^data\|^control' "$W/looks")" = 2 ] || fail "the nodes' threads are not told apart"
 }
 
-# figures_asleep FABRIC MORE US: the same program over the same leases stands still, then works: keepalives, probes and
-# looks go on in both. Compaction is off: the nodes' part in it is theirs. MORE, US: limits, or nothing.
+# figures_asleep FABRIC WOKEN US: the same program over the same leases stands still, then works: keepalives, probes and
+# looks go on in both. Compaction is off: the nodes' part in it is theirs. WOKEN, US: limits, or nothing; who serves pages
+# is woken at least once for each batch that leaves (94 times for 1000 pages).
 figures_asleep() {
-	local fabric=$1 at0 at1 at2 before moved pages class idle busy more us
+	local fabric=$1 at0 at1 at2 before moved pages class idle busy us
 	puppet_start "$fabric" 4M --compact off || return
 	ask "fill 10" 300 'filled [0-9]+' && ask "check" 300 'checked [0-9]+' && ask "churn 20" 300 churned || return
 	nodes_look "$W/look0" || return
@@ -214,15 +221,15 @@ figures_asleep() {
 	looks_compare "$(calculate 'b - a' "$at0" "$at1")" "$(calculate 'b - a' "$at1" "$at2")" || return
 	pages=$(calculate 'c / (b - a)' "$at1" "$at2" $moved)
 	figure_add "3 $fabric: pages in and out" "$pages" 1/s
-	while read -r class idle busy more us; do
-		figure_add "3 $fabric: switches of the nodes' $class threads, program idle" "$idle" 1/s
-		figure_add "3 $fabric: switches of the nodes' $class threads, program busy" "$busy" 1/s
+	while read -r class idle busy us; do
+		figure_add "3 $fabric: wake-ups of the nodes' $class threads, program idle" "$idle" 1/s
+		figure_add "3 $fabric: wake-ups of the nodes' $class threads, program busy" "$busy" 1/s
 		[ "$class" = data ] || continue
 		# shellcheck disable=SC2086 # two words or none
-		figure_add "3 $fabric: switches of data threads for 1000 pages" \
-			"$(calculate 'a * 1000 / b' "$more" "$pages")" '' ${2:+at-most $2}
+		figure_add "3 $fabric: wake-ups of data threads more, for 1000 pages" \
+			"$(calculate '(b - a) * 1000 / c' "$idle" "$busy" "$pages")" '' ${2:+at-most $2}
 		# shellcheck disable=SC2086
-		figure_add "3 $fabric: CPU of data threads for a page" "$(calculate 'a / b' "$us" "$pages")" us ${3:+at-most $3}
+		figure_add "3 $fabric: CPU of data threads more, for a page" "$(calculate 'a / b' "$us" "$pages")" us ${3:+at-most $3}
 	done <"$W/looks"
 }
 
@@ -240,7 +247,8 @@ figures_split() {
 
 # The longest access is at least as long as the first one stood that wanted the dead node's bytes.
 figures_death() {
-	local died=$1 status=0 pages
+	local died=process status=0 pages
+	if [ -n "$figures_full" ] && [ "${SPACES:-1}" = 1 ]; then died=guest; fi
 	begin 0 death 500 "
 		FARMEM_STATS_FILE=$SCRATCH/death.stats farmem run --fabric verbs --local 4M --region-size 4M -- \
 			\$FM_BUILD/bench/access --size 10M --reads 100 --accesses 6000 --warm-up 100
@@ -262,18 +270,24 @@ figures_death() {
 }
 
 figures_all() {
-	local load
+	local load after part
 	load=$(cut -d' ' -f1-3 /proc/loadavg)
-	figures_latency && figures_writes || return
-	figures_asleep verbs 10 10 || return
-	# what it looks like where a node's threads serve the pages
-	[ -z "$figures_full" ] || figures_asleep tcp || return
-	figures_split || return
-	if [ -n "$figures_full" ] && [ "${SPACES:-1}" = 1 ]; then figures_death guest; else figures_death process; fi || return
+	for part in "${figures_parts[@]}"; do
+		case $part in
+		asleep)
+			figures_asleep verbs 25 25 || return
+			# what it looks like where a node's threads serve the pages
+			[ -z "$figures_full" ] || figures_asleep tcp || return
+			;;
+		latency | writes | split | death) "figures_$part" || return ;;
+		*) fail "$part: parts are latency writes asleep split death" || return ;;
+		esac
+	done
+	after=$(cut -d' ' -f1-3 /proc/loadavg)
 	echo "{\"bench\":\"rxe figures\",\"guests\":$GUESTS,\"way\":\"${accelerator_name:-native}\"," \
-		"\"rounds\":$figures_rounds,\"cpus\":$(nproc),\"load_before\":\"$load\",\"load_after\":\"$(cut -d' ' -f1-3 /proc/loadavg)\"," \
+		"\"rounds\":$figures_rounds,\"cpus\":$(nproc),\"load_before\":\"$load\",\"load_after\":\"$after\"," \
 		"\"figures\":[$figures_json]}" | tee "$W/out/figures.json"
-	note "$figures_taken figures, $figures_missed missed, load before $load, after $(cut -d' ' -f1-3 /proc/loadavg)"
+	note "$figures_taken figures, $figures_missed missed, load before $load, after $after"
 }
 
 figures_all || return

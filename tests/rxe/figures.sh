@@ -167,8 +167,9 @@ pages_moved() {
 	} END { print sum + 0 }' "$LOG")
 }
 
-# looks_compare IDLE_SECONDS BUSY_SECONDS: from $W/look0, 1, 2, for all nodes together, a second: "data IDLE BUSY US",
-# likewise "clock" and "control": how often their threads were woken while idle and busy, and their CPU, busy less idle.
+# looks_compare IDLE_SECONDS BUSY_SECONDS: from $W/look0, 1, 2, for all nodes together, a second: "data IDLE BUSY MORE
+# US", likewise "clock" and "control": how often their threads were woken while idle and busy, the difference, and that
+# of their CPU. A guest that gets no time wakes nobody: what the clock threads did says how fast its time went.
 #  control: gRPC's threads and all younger ones (memnode/main.c starts the control plane last)
 #  clock: an older one with more than 20 switches a second while idle: the publisher of the load, every 10 ms
 #  data: the others: data servers, the RDMA connections' thread, workers, the main thread
@@ -182,13 +183,16 @@ looks_compare() {
 		(2, $1, $2) in ns {
 			idle = (switches[2, $1, $2] - switches[1, $1, $2]) / is
 			busy = ($5 - switches[2, $1, $2]) / bs
-			us = ($4 - ns[2, $1, $2]) / 1000 / bs - (ns[2, $1, $2] - ns[1, $1, $2]) / 1000 / is
 			class = ($1 in grpc) && $2 >= grpc[$1] ? "control" : idle > 20 ? "clock" : "data"
 			was[class] += idle; is_now[class] += busy
-			cost[class] += us
+			usidle[class] += (ns[2, $1, $2] - ns[1, $1, $2]) / 1000 / is
+			usbusy[class] += ($4 - ns[2, $1, $2]) / 1000 / bs
 		}
 		END {
-			for (class in was) printf "%s %.2f %.2f %.1f\n", class, was[class], is_now[class], cost[class]
+			pace = was["clock"] > 0 ? is_now["clock"] / was["clock"] : 1
+			for (class in was)
+				printf "%s %.2f %.2f %.2f %.1f\n", class, was[class], is_now[class],
+					is_now[class] - pace * was[class], usbusy[class] - pace * usidle[class]
 		}' "$W/look0" "$W/look1" "$W/look2" >"$W/looks"
 	[ "$(grep -c '^data\|^control' "$W/looks")" = 2 ] || fail "the nodes' threads are not told apart"
 }
@@ -197,7 +201,7 @@ looks_compare() {
 # looks go on in both. Compaction is off: the nodes' part in it is theirs. WOKEN, US: limits, or nothing; who serves pages
 # is woken at least once for each batch that leaves (94 times for 1000 pages).
 figures_asleep() {
-	local fabric=$1 at0 at1 at2 before moved pages class idle busy us
+	local fabric=$1 at0 at1 at2 before moved pages class idle busy more us
 	puppet_start "$fabric" 4M --compact off || return
 	ask "fill 10" 300 'filled [0-9]+' && ask "check" 300 'checked [0-9]+' && ask "churn 20" 300 churned || return
 	nodes_look "$W/look0" || return
@@ -221,13 +225,13 @@ figures_asleep() {
 	looks_compare "$(calculate 'b - a' "$at0" "$at1")" "$(calculate 'b - a' "$at1" "$at2")" || return
 	pages=$(calculate 'c / (b - a)' "$at1" "$at2" $moved)
 	figure_add "3 $fabric: pages in and out" "$pages" 1/s
-	while read -r class idle busy us; do
+	while read -r class idle busy more us; do
 		figure_add "3 $fabric: wake-ups of the nodes' $class threads, program idle" "$idle" 1/s
 		figure_add "3 $fabric: wake-ups of the nodes' $class threads, program busy" "$busy" 1/s
 		[ "$class" = data ] || continue
 		# shellcheck disable=SC2086 # two words or none
 		figure_add "3 $fabric: wake-ups of data threads more, for 1000 pages" \
-			"$(calculate '(b - a) * 1000 / c' "$idle" "$busy" "$pages")" '' ${2:+at-most $2}
+			"$(calculate 'a * 1000 / b' "$more" "$pages")" '' ${2:+at-most $2}
 		# shellcheck disable=SC2086
 		figure_add "3 $fabric: CPU of data threads more, for a page" "$(calculate 'a / b' "$us" "$pages")" us ${3:+at-most $3}
 	done <"$W/looks"

@@ -3,7 +3,8 @@
  * acknowledgement of k+m memory nodes, with the program at rest.
  *
  * One thread, the real spanset_store (records, CRCs, ISA-L, one write per column and batch) over
- * the shm fabric to k+m nodes in processes of their own. When the group is full, all spansets are
+ * the shm fabric to k+m nodes in processes of their own, or over verbs or tcp to nodes of other
+ * machines (--nodes). When the group is full, all spansets are
  * freed and it begins again; that is not timed. Rates count DATA bytes. Beside it, in the same
  * run, bench/store_control.c's plain loop is the control (bench/figures runs both, interleaved).
  */
@@ -12,6 +13,7 @@
 
 #include "base/mem.h"
 #include "bench/bench.h"
+#include "bench/remote_node.h"
 #include "farmem/core_test.h"
 #include "farmem/spanset.h"
 #include "rpc/fabric_node_test.h"
@@ -23,7 +25,12 @@ struct store_options {
 	struct bench_options common;
 	struct option_code code;
 	uint64_t staging_bytes, region_bytes, batches;
+	uint32_t way;
+	char nodes[REMOTE_LIST_BYTES]; /* empty: nodes of its own */
 };
+
+enum way { WAY_VERBS, WAY_TCP };
+static const char *const way_names[] = {"verbs", "tcp", NULL};
 
 static const struct option_spec specs[] = {
 	BENCH_OPTIONS,
@@ -60,6 +67,21 @@ static const struct option_spec specs[] = {
 		.argument = "N",
 		.help = "batches of 64 pages per round",
 		.flag_only = true},
+	{.name = "nodes",
+		.type = OPTION_STRING,
+		.offset = offsetof(struct store_options, nodes),
+		.size = REMOTE_LIST_BYTES,
+		.argument = "HOST:PORT,...",
+		.help = "memory nodes of other machines; without it k+m nodes here, over shm",
+		.flag_only = true},
+	{.name = "fabric",
+		.type = OPTION_CHOICE,
+		.offset = offsetof(struct store_options, way),
+		.choices = way_names,
+		.value = "verbs",
+		.argument = "verbs|tcp",
+		.help = "how --nodes are reached",
+		.flag_only = true},
 };
 static const struct bench_program program = {"store",
 	"GB/s of swap-out over shm, the program at rest (figure 3).", specs, FM_ARRAY_COUNT(specs)};
@@ -68,6 +90,7 @@ struct store {
 	struct store_options options;
 	struct core core;
 	struct node nodes[EC_N_MAX];
+	struct remote_node remote[EC_N_MAX];
 	struct spanset_io *io;
 	uint8_t *staging;
 	uint64_t staging_pages;
@@ -75,6 +98,38 @@ struct store {
 	uint64_t stored_count;
 	double ns[ROUNDS];
 };
+
+static bool is_remote(const struct store *s)
+{
+	return s->options.nodes[0] != '\0';
+}
+
+/* A region on node i: of this machine, or of another. 0, or -errno. */
+static int node_lend(struct store *s, unsigned i, char *endpoint, size_t size,
+	struct fabric_capability *capability)
+{
+	if (is_remote(s)) {
+		snprintf(endpoint, size, "%s", s->remote[i].endpoint);
+		*capability = s->remote[i].capability;
+		return 0;
+	}
+	node_start(&s->nodes[i], 0);
+	snprintf(endpoint, size, "%s", s->nodes[i].endpoint[NODE_SHM]);
+	return node_reserve(&s->nodes[i], s->options.region_bytes, capability);
+}
+
+static void nodes_end(struct store *s)
+{
+	unsigned n = s->options.code.k + s->options.code.m;
+
+	if (is_remote(s)) {
+		spanset_io_close(s->io);
+		remote_close(s->remote, n);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		node_kill(&s->nodes[i]);
+}
 
 static int setup(struct store *s)
 {
@@ -93,13 +148,11 @@ static int setup(struct store *s)
 	for (unsigned i = 0; i < n; i++) {
 		struct catalog_node *node = &s->core.catalog.nodes[i];
 		struct catalog_place *place = catalog_cur(&s->core.catalog.groups[0].columns[i]);
-		node_start(&s->nodes[i], 0);
-		snprintf(node->endpoint, sizeof(node->endpoint), "%s",
-			s->nodes[i].endpoint[NODE_SHM]);
 		node->host = i;
 		atomic_store(&node->state, NODE_UP);
 		place->node = (uint16_t)i;
-		if (node_reserve(&s->nodes[i], s->options.region_bytes, &place->capability) != 0)
+		if (node_lend(s, i, node->endpoint, sizeof(node->endpoint), &place->capability) !=
+			0)
 			return bench_fail("a node cannot lend %llu bytes",
 				(unsigned long long)s->options.region_bytes);
 	}
@@ -168,6 +221,14 @@ int main(int argc, char **argv)
 	/* Every position holds a page, so that freeing is one loop. */
 	if (BATCH % s.options.code.k != 0)
 		return bench_fail("k must divide %u", BATCH);
+	if (is_remote(&s)) {
+		if (s.options.way == WAY_VERBS && fabric_load_verbs() != 0)
+			return bench_skip("no RDMA here (see farmem doctor)");
+		status = remote_open(s.remote, s.options.code.k + s.options.code.m, s.options.nodes,
+			s.options.way == WAY_VERBS, s.options.region_bytes);
+		if (status != 0)
+			return status;
+	}
 	status = setup(&s);
 	for (unsigned round = 0; status == 0 && round <= ROUNDS; round++) {
 		double ns = run_round(&s);
@@ -176,8 +237,7 @@ int main(int argc, char **argv)
 		else if (round > 0) /* the first touches the regions' pages */
 			s.ns[round - 1] = ns;
 	}
-	for (unsigned i = 0; i < s.options.code.k + s.options.code.m; i++)
-		node_kill(&s.nodes[i]);
+	nodes_end(&s);
 	if (status != 0)
 		return status;
 	bench_report_open(&report, program.name, s.options.common.json);

@@ -38,7 +38,9 @@ void record_set_slot(struct record r, unsigned pos, uint32_t slot)
 /* One never used before; the agent scans records up to records_used. */
 static uint32_t record_fresh(struct core *core)
 {
-	uint32_t fresh = core->reclaim.fresh++;
+	uint32_t fresh = core->reclaim.fresh;
+	/* Under the lock; merge.c and repack.c look at it without. */
+	__atomic_store_n(&core->reclaim.fresh, fresh + 1, __ATOMIC_RELAXED);
 	atomic_store_explicit(
 		&core->catalog.header->records_used, core->reclaim.fresh, memory_order_release);
 	return fresh;
